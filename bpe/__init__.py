@@ -1,0 +1,1 @@
+"""A byte-pair tokenizer."""

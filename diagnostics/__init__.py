@@ -1,0 +1,1 @@
+"""Diagnosis of any PyTorch training setup."""

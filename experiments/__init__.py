@@ -1,0 +1,1 @@
+"""Runs: the only package that composes the other three."""
