@@ -1,0 +1,75 @@
+"""Interventions change: a named change to a subject that leaves the subject itself alone."""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diagnostics.subject import Batch, Subject
+
+Surroundings = Callable[[nn.Module, Batch | None], AbstractContextManager[object]]
+"""What is switched on around every forward pass: hooks on the model, a torch function mode. The batch is None while
+text is generated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """A named change to a subject; planting a fault and removing one are two roles of it.
+
+    Args:
+        name: the file name with hyphens.
+        does: what is changed, as a phrase that completes "we ...".
+        apply: takes a subject and gives a new one; never touches its argument. Raises ValueError with the reason
+            where this subject cannot be changed so.
+        needs: capabilities of the subject.
+    """
+
+    name: str
+    does: str
+    apply: Callable[[Subject], Subject]
+    needs: tuple[str, ...] = ()
+
+
+def surrounded(subject: Subject, surroundings: Surroundings) -> Subject:
+    """The subject with every forward pass (loss, logits, generation) run inside a context manager."""
+
+    def loss(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        with surroundings(model, batch):
+            return subject.loss(model, batch)
+
+    view = subject.token_view
+    if view is None:
+        return replace(subject, loss=loss)
+
+    def logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch time vocab"]:
+        with surroundings(model, batch):
+            return view.logits(model, batch)
+
+    def next_logits(model: nn.Module, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch vocab"]:
+        assert view.next_logits is not None
+        with surroundings(model, None):
+            return view.next_logits(model, tokens)
+
+    changed = replace(view, logits=logits, next_logits=None if view.next_logits is None else next_logits)
+    return replace(subject, loss=loss, token_view=changed)
+
+
+def rebuilt(subject: Subject, change: Callable[[nn.Module], nn.Module | None]) -> Subject:
+    """The subject with a change made to every model that it builds, and to a copy of the one it has.
+
+    ``change`` edits the model in place and returns None, or returns another model.
+    """
+
+    def changed(model: nn.Module) -> nn.Module:
+        result = change(model)
+        return model if result is None else result
+
+    build = subject.build
+    return replace(
+        subject,
+        model=changed(copy.deepcopy(subject.model)),
+        build=None if build is None else lambda seed: changed(build(seed)),
+    )

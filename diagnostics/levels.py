@@ -1,0 +1,100 @@
+"""Reference levels: losses that theory names, counted on the batches' own targets."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceLevel:
+    """A loss that theory names.
+
+    Args:
+        name: "uniform", "unigram", ...
+        nats: the level, in nats per token.
+        means: what a loss that rests here means, as a phrase that completes "a loss here means that ...".
+    """
+
+    name: str
+    nats: float
+    means: str
+
+
+def uniform(vocab_size: int) -> ReferenceLevel:
+    """ln V: the loss of a model that knows nothing."""
+    return ReferenceLevel(
+        name="uniform", nats=math.log(vocab_size), means="nothing is learned: every token is equally likely"
+    )
+
+
+def double_softmax_floor(vocab_size: int) -> ReferenceLevel:
+    """ln(e + V - 1) - 1: the lowest loss if probabilities are taken for logits (a one-hot row on the right token)."""
+    return ReferenceLevel(
+        name="double-softmax floor",
+        nats=math.log(math.e + vocab_size - 1) - 1,
+        means="the loss is given probabilities instead of logits, and every prediction is right",
+    )
+
+
+def double_softmax_ceiling(vocab_size: int) -> ReferenceLevel:
+    """ln(e + V - 1): the highest such loss (a one-hot row on a wrong token)."""
+    return ReferenceLevel(
+        name="double-softmax ceiling",
+        nats=math.log(math.e + vocab_size - 1),
+        means="the loss is given probabilities instead of logits, and every one is one-hot on a wrong token",
+    )
+
+
+def entropy(counts: Int[Tensor, " types"]) -> float:
+    """Entropy of a count table in nats."""
+    shares = counts[counts > 0].double() / counts.sum()
+    return float(-(shares * shares.log()).sum())
+
+
+def unigram(targets: Int[Tensor, " n"], vocab_size: int) -> ReferenceLevel:
+    """Entropy of the token frequencies: the loss of a model that only knows how often each token occurs."""
+    counts = torch.bincount(targets, minlength=vocab_size)
+    return ReferenceLevel(
+        name="unigram",
+        nats=entropy(counts),
+        means="only frequencies are learned: the input does not reach the output",
+    )
+
+
+def bigram(stream: Int[Tensor, " n"], vocab_size: int) -> ReferenceLevel:
+    """H(next | current) in sample: the loss of a model that only looks at the current token, seen on its own data."""
+    pairs = stream[:-1].long() * vocab_size + stream[1:].long()
+    both = entropy(torch.unique(pairs, return_counts=True)[1])
+    current = entropy(torch.bincount(stream[:-1], minlength=vocab_size))
+    return ReferenceLevel(
+        name="bigram",
+        nats=both - current,
+        means="only the current token is used: attention sees nothing else",
+    )
+
+
+def heldout_unigram(
+    train: Int[Tensor, " n"], heldout: Int[Tensor, " m"], vocab_size: int, pseudocount: float = 1.0
+) -> ReferenceLevel:
+    """Held-out loss of the training frequencies, each count raised by ``pseudocount`` (Laplace)."""
+    counts = torch.bincount(train, minlength=vocab_size).double() + pseudocount
+    nats = float(-(counts / counts.sum()).log()[heldout].mean())
+    return ReferenceLevel(
+        name="held-out unigram",
+        nats=nats,
+        means="no better on new text than the frequencies of the training text",
+    )
+
+
+def nearest(levels: Sequence[ReferenceLevel], loss: float) -> ReferenceLevel:
+    """The level closest to a loss."""
+    return min(levels, key=lambda level: abs(level.nats - loss))
+
+
+def bits_per_byte(nats_per_token: float, tokens: int, text_bytes: int) -> float:
+    """Bits per byte of a text: the figure that compares different vocabularies (nats per token do not)."""
+    return nats_per_token * tokens / (text_bytes * math.log(2))
