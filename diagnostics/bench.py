@@ -44,9 +44,7 @@ class Bench:
     @property
     def tokens(self) -> TokenView:
         """The token view; a probe that uses it names it in ``needs``."""
-        assert self.subject.token_view is not None, (
-            "the probe uses a token view that it does not name in needs"
-        )
+        assert self.subject.token_view is not None, "the probe uses a token view that it does not name in needs"
         return self.subject.token_view
 
     def standing_model(self) -> nn.Module:
@@ -77,9 +75,7 @@ class Bench:
 
     def loss(self, model: nn.Module | None = None, batch: Batch | None = None) -> Float[Tensor, ""]:
         """The subject's loss of the bench's model on its first batch, unless told otherwise."""
-        return self.subject.loss(
-            self.model if model is None else model, self.batch(0) if batch is None else batch
-        )
+        return self.subject.loss(self.model if model is None else model, self.batch(0) if batch is None else batch)
 
     def train(
         self,

@@ -53,8 +53,6 @@ def read(probe: Probe, subject: Subject, seed: int) -> Reading:
         with open_bench(subject, seed) as bench:
             measurement = probe.measure(bench)
     except Exception as error:  # a stranger's code may raise anything; the examination goes on and says so
-        reason = (
-            f"the subject raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        )
+        reason = f"the subject raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     seconds = time.perf_counter() - start
     return Reading(probe=probe.name, seed=seed, seconds=seconds, measurement=measurement, reason=reason)

@@ -33,9 +33,7 @@ class TokenView:
     logits: Callable[[nn.Module, Batch], Float[Tensor, "batch time vocab"]]
     targets: Callable[[Batch], Int[Tensor, "batch time"]]
     ignored: Callable[[Batch], Bool[Tensor, "batch time"]] | None = None
-    next_logits: Callable[[nn.Module, Int[Tensor, "batch context"]], Float[Tensor, "batch vocab"]] | None = (
-        None
-    )
+    next_logits: Callable[[nn.Module, Int[Tensor, "batch context"]], Float[Tensor, "batch vocab"]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

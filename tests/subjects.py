@@ -23,10 +23,7 @@ BATCHES_PER_PASS = 17
 def markov_stream(length: int, seed: int) -> Int[Tensor, " length"]:
     """A chain in which each token has BRANCHES equally likely successors; the chain itself is always the same one."""
     successors = torch.stack(
-        [
-            torch.randperm(VOCAB, generator=torch.Generator().manual_seed(token))[:BRANCHES]
-            for token in range(VOCAB)
-        ]
+        [torch.randperm(VOCAB, generator=torch.Generator().manual_seed(token))[:BRANCHES] for token in range(VOCAB)]
     )
     choices = torch.randint(BRANCHES, (length,), generator=torch.Generator().manual_seed(seed + 1000))
     stream = [int(choices[0])]

@@ -45,9 +45,7 @@ class LogitsForLoss(TorchFunctionMode):
             if scores.data_ptr() == after.data_ptr() and scores.numel() == after.numel():
                 same_layout = before.contiguous()
                 if after.is_contiguous():
-                    return same_layout.as_strided(
-                        scores.size(), scores.stride(), same_layout.storage_offset()
-                    )
+                    return same_layout.as_strided(scores.size(), scores.stride(), same_layout.storage_offset())
         return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
