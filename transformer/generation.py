@@ -322,7 +322,9 @@ class _Reader:
             self.cache = None
         read = 0 if self.cache is None else len(self.cache)
         window = tokens[:, read:][:, -self.model.config.max_len :]
-        return self.model.head(self.states(window, self.cache)[:, -1])
+        logits = self.model.head(self.states(window, self.cache)[:, -1])
+        # Sums of log-probabilities need more digits than bfloat16 has.
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """From now on, row i continues what was row rows[i]."""
