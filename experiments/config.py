@@ -29,9 +29,7 @@ class CorpusConfig(Section):
         if self.source in ((), ""):
             raise ValueError("source is empty; name 'lanterns', 'pydoc' or a path, or use None for pairs")
         if self.pairs is not None and len(self.pairs) not in (1, 2):
-            raise ValueError(
-                f"pairs ({len(self.pairs)} files) must be one .tsv file or two aligned text files"
-            )
+            raise ValueError(f"pairs ({len(self.pairs)} files) must be one .tsv file or two aligned text files")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +37,7 @@ class TokenizerConfig(Section):
     """How text becomes token ids."""
 
     vocab_size: int = setting(1000, "size of the vocabulary", unit="token types", at_least=2)
-    split: str = setting(
-        "gpt4", "what merges may not cross: 'gpt4', 'none' (raw text) or a regular expression"
-    )
+    split: str = setting("gpt4", "what merges may not cross: 'gpt4', 'none' (raw text) or a regular expression")
     alphabet: Literal["bytes", "characters"] = setting("bytes", "what the first tokens are")
     learn_from: Literal["train", "all"] = setting(
         "train", "text that merges are learned from: the training share, or all of it, held-out text included"
@@ -52,9 +48,7 @@ class TokenizerConfig(Section):
 class DataConfig(Section):
     """How token ids become batches."""
 
-    context: int = setting(
-        64, "length of a window; for pairs the longest line kept", unit="tokens", at_least=1
-    )
+    context: int = setting(64, "length of a window; for pairs the longest line kept", unit="tokens", at_least=1)
     batch_size: int = setting(32, "windows or pairs per optimizer step", unit="windows", at_least=1)
     train_share: float = setting(
         0.9,
@@ -78,9 +72,7 @@ class ModelSection(Section):
     num_layers: int = setting(4, "layers (per stack, where there are two)", at_least=1)
     d_ff: int = setting(512, "width inside the feed-forward layers", unit="features", at_least=1)
     dropout: float = setting(0.1, "share of activations set to zero in training", at_least=0, below=1)
-    norm: Literal["before", "after"] = setting(
-        "before", "where each sublayer is normalised (the paper: after)"
-    )
+    norm: Literal["before", "after"] = setting("before", "where each sublayer is normalised (the paper: after)")
     tie_weights: bool = setting(True, "share the embedding with the pre-softmax matrix")
     positions: Literal["sinusoidal", "learned"] = setting("sinusoidal", "position encoding")
     activation: Literal["relu", "gelu"] = setting("relu", "non-linearity of the feed-forward layers")
@@ -107,9 +99,7 @@ class DefectsConfig(Section):
     per_position_affine: bool = setting(False, "one scale and shift per position of the context")
     parameters_not_registered: bool = setting(False, "positions are a plain tensor, not a buffer")
     history_keeps_the_graph: bool = setting(False, "losses are collected as tensors, with their graphs")
-    generation_differs_from_training: bool = setting(
-        False, "sampling calls the model otherwise than training"
-    )
+    generation_differs_from_training: bool = setting(False, "sampling calls the model otherwise than training")
 
     def present(self) -> tuple[str, ...]:
         """Names of the defects that are switched on, in the order of the fields."""
@@ -126,9 +116,7 @@ class OptimConfig(Section):
     """AdamW and what goes with it."""
 
     lr: float = setting(1e-3, "learning rate at the peak; 'noam': multiplier of the paper's formula", above=0)
-    schedule: Literal["noam", "cosine", "constant"] = setting(
-        "cosine", "how the rate moves after the warm-up"
-    )
+    schedule: Literal["noam", "cosine", "constant"] = setting("cosine", "how the rate moves after the warm-up")
     warmup_steps: int = setting(100, "linear warm-up", unit="optimizer steps", at_least=0)
     betas: tuple[float, float] = setting((0.9, 0.95), "decay of the running mean and square of gradients")
     eps: float = setting(1e-8, "added to the root in Adam's denominator", above=0)
@@ -149,9 +137,7 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """How long a run lasts, and what it looks at on the way."""
 
-    steps: int | None = setting(
-        1000, "length of the run; None: epochs say", unit="optimizer steps", at_least=1
-    )
+    steps: int | None = setting(1000, "length of the run; None: epochs say", unit="optimizer steps", at_least=1)
     epochs: int | None = setting(None, "length of the run; None: steps say", unit="passes", at_least=1)
     log_every: int = setting(10, "distance of the training metrics", unit="optimizer steps", at_least=1)
     eval_every: int = setting(250, "distance of the evaluations", unit="optimizer steps", at_least=1)
@@ -168,16 +154,12 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16"] = setting("fp32", "'bf16': autocast, on a CUDA device only")
     compile: bool = setting(False, "run the model through torch.compile")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "'auto': CUDA where there is a device")
-    sample_tokens: int = setting(
-        60, "length of the text sample at the end; 0: none", unit="tokens", at_least=0
-    )
+    sample_tokens: int = setting(60, "length of the text sample at the end; 0: none", unit="tokens", at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(
-                f"steps ({self.steps}) and epochs ({self.epochs}): one must be a number, the other None"
-            )
+            raise ValueError(f"steps ({self.steps}) and epochs ({self.epochs}): one must be a number, the other None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +196,7 @@ class RunConfig(Section):
         _refuse_settings_that_the_kind_ignores(self)
         if self.data.batch_size % self.optim.accumulate:
             raise ValueError(
-                f"batch_size ({self.data.batch_size}) must be a multiple of "
-                f"accumulate ({self.optim.accumulate})"
+                f"batch_size ({self.data.batch_size}) must be a multiple of accumulate ({self.optim.accumulate})"
             )
 
 
@@ -261,9 +242,7 @@ def _refuse_unusable_text(config: RunConfig) -> None:
             "and corpus.pairs to a .tsv file or two aligned files"
         )
     if kind != "seq2seq" and corpus.pairs is not None:
-        raise ValueError(
-            f"pairs are not read by model.kind {kind!r}; use 'seq2seq' or set corpus.pairs to None"
-        )
+        raise ValueError(f"pairs are not read by model.kind {kind!r}; use 'seq2seq' or set corpus.pairs to None")
     if kind != "seq2seq" and corpus.source is None:
         raise ValueError(f"model.kind {kind!r} needs corpus.source: 'lanterns', 'pydoc' or a path")
 

@@ -104,9 +104,7 @@ def put(section: type[Section], tree: dict[str, Any], name: str, value: Any) -> 
     inner = get_type_hints(section)[last]
     if is_dataclass(inner) and not isinstance(value, Mapping):
         example = f"{name}.{_fields(inner)[0].name}"
-        raise ValueError(
-            f"{name} is a section with settings of its own; set one of those, such as {example!r}"
-        )
+        raise ValueError(f"{name} is a section with settings of its own; set one of those, such as {example!r}")
     tree[last] = value
 
 

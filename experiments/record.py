@@ -1,0 +1,168 @@
+"""What a run leaves on disk: `config.json`, `metrics.jsonl`, `environment.json`, `tokenizer/`, `checkpoint.pt`.
+
+The record is written while the run goes on, so it is usable whenever the run stops, and however.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from experiments.config import RunConfig, from_dict, to_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["running", "finished", "interrupted", "failed"]
+LIBRARIES = ("unplateau", "torch", "numpy", "wandb")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run's folder; everything is read from disk when asked for."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig) -> Self:
+        """A new record: its folder, configuration and environment.
+
+        Raises:
+            ValueError: the folder cannot be written, or holds a run already.
+        """
+        record = cls(Path(folder))
+        if record.config_path.exists():
+            raise ValueError(f"{folder} already holds a run; resume it or choose another folder")
+        write_text(record.config_path, json.dumps(to_dict(config), indent=2) + "\n")
+        write_text(record.folder / "environment.json", json.dumps(environment(config.seed), indent=2) + "\n")
+        record.set_state("running")
+        return record
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The record in `folder`; raises ValueError if there is none."""
+        record = cls(Path(folder))
+        if not record.config_path.exists():
+            raise ValueError(f"{folder} holds no run: it has no config.json")
+        return record
+
+    @property
+    def config_path(self) -> Path:
+        """Where the configuration lies."""
+        return self.folder / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics lie, one JSON object per line."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the weights lie, with all that is needed to go on."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The folder of the tokenizer; `bpe.load` reads it."""
+        return self.folder / "tokenizer"
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration that the run was started with."""
+        return from_dict(_read_json(self.config_path))
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, seed, git commit and platform of the run."""
+        return _read_json(self.folder / "environment.json")
+
+    @property
+    def state(self) -> State:
+        """How the run stands; "running" is also what a killed run leaves."""
+        return cast(State, _read_json(self.folder / "state.json")["state"])
+
+    def set_state(self, state: State) -> None:
+        """Write down how the run stands."""
+        write_text(self.folder / "state.json", json.dumps({"state": state}) + "\n")
+
+    def rows(self) -> list[dict[str, float]]:
+        """Every line of the metrics in the order of writing; a line that a crash tore is left out."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]  # what follows the last line end was never finished
+
+    @property
+    def metrics(self) -> "pd.DataFrame":
+        """The metrics as a table: a row per line, a column per metric, NaN where a line has no such metric."""
+        import pandas as pd  # half a second, for those who want a table
+
+        return pd.DataFrame(self.rows())
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of later steps: a resumed run measures them again."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        write_text(self.metrics_path, "".join(kept))
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """What a run depends on besides its configuration."""
+    return {
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor_cores": os.cpu_count(),
+        "versions": {name: _version(name) for name in LIBRARIES},
+        "git_commit": git_commit(),
+        "command": sys.argv,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with "+changes" if files differ from it; None outside a checkout."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return commit and commit + ("+changes" if changes else "")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one move, with its folders; raises ValueError where that cannot be done."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} is damaged: it holds no table")
+    return dict(content)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
