@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 from diagnostics.intervention import Intervention
-from diagnostics.probe import Probe
+from diagnostics.probe import Probe, Reading
 from diagnostics.subject import Subject
 
 Status = Literal["present", "absent", "unclear", "not tested"]
@@ -119,8 +119,12 @@ def card_of(module: ModuleType | None) -> Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A fault with its verdict on this subject."""
+    """A fault with its verdict on this subject.
+
+    ``revealed`` is True where the evidence came to light only after other faults were repaired.
+    """
 
     fault: Fault
     verdict: Verdict
-    readings: tuple[Any, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    revealed: bool = False

@@ -1,0 +1,190 @@
+"""What an examination came to: plain data that one can print, save and make by hand in a test."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from diagnostics.fault import Finding
+from diagnostics.levels import ReferenceLevel
+from diagnostics.probe import Reading
+from diagnostics.trial import Outcome, Regime, Trial
+
+SCHEMA = 1  # of diagnosis.json; raised when a key changes its meaning or goes away
+
+Role = Literal[
+    "holds the loss up",
+    "pins the loss",
+    "holds the honest loss up",
+    "hidden behind",
+    "not confirmed",
+    "no loss shows it",
+    "no effect here",
+]
+ROLES: tuple[Role, ...] = get_args(Role)  # in the order in which a report tells them
+CONFIRMED = ROLES[:4]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """A fault that is present, and what removing it did.
+
+    Args:
+        role: "holds the loss up": removing it makes one batch fit. "pins the loss": while another cause allows only a
+            floor, this one keeps the loss above that floor. "holds the honest loss up": removing it alone lowers the
+            held-out loss. "hidden behind": removing it pays once the others are removed. "not confirmed": present,
+            and no trial could be made. "no loss shows it": a fault of bookkeeping or memory. "no effect here":
+            present, and removing it changes nothing that the trials can see.
+        because: one sentence with the deciding numbers of the trial.
+        trials: the deciding trial first.
+        redundant_with: faults of which each alone does the whole damage, so that only a joint repair helps.
+    """
+
+    finding: Finding
+    role: Role
+    because: str
+    trials: tuple[Trial, ...] = ()
+    redundant_with: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The fault's id."""
+        return self.finding.fault.id
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a trial confirmed it by removing it."""
+        return self.role in CONFIRMED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run of the examination: which faults were repaired in it, and what it came to."""
+
+    repaired: frozenset[str]
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Milestone:
+    """A claim that is checked after the repairs: a quantity, and the line that it must get under.
+
+    Args:
+        claim: "one batch is learned, used as in generation", ...
+        values: one per seed.
+        bound: the line; the claim holds where every value is below it.
+        unit: of values and bound.
+        bound_is: what the line is, in words.
+        required: False for a line that explains more than it demands.
+    """
+
+    claim: str
+    values: tuple[float, ...]
+    bound: float
+    unit: str
+    bound_is: str
+    required: bool = True
+
+    @property
+    def reached(self) -> bool:
+        """Whether every seed is below the line."""
+        return all(math.isfinite(value) and value < self.bound for value in self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Readings, findings and trials of one examination, ranked.
+
+    Args:
+        standing: where the loss stands, nats per token (per target for a classifier).
+        levels: reference levels of this data.
+        causes: faults of grade proof or sign that are present, the one to tell first comes first.
+        deviations: departures from the recipe that are present, each with its trial.
+        explanations: reasons that are no faults and that hold here.
+        repair_order: ids of the confirmed causes in the order in which a person repairs them.
+        milestones: what holds after the repairs (for a healthy subject: as it stands).
+        runs: every training run, for tables and pictures.
+        seeds: of the trials.
+    """
+
+    subject: str
+    standing: float
+    history: tuple[float, ...]
+    levels: tuple[ReferenceLevel, ...]
+    readings: tuple[Reading, ...]
+    findings: tuple[Finding, ...]
+    causes: tuple[Cause, ...]
+    deviations: tuple[Cause, ...]
+    explanations: tuple[Finding, ...]
+    repair_order: tuple[str, ...]
+    milestones: tuple[Milestone, ...]
+    runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
+    seconds: float
+
+    @property
+    def state(self) -> Literal["faulty", "healthy", "unexplained"]:
+        """ "faulty": a fault is present. "healthy": none, and what a sound setup must reach is reached. "unexplained":
+        none of the faults that we know, and yet a milestone was missed."""
+        if self.causes:
+            return "faulty"
+        reached = all(milestone.reached for milestone in self.milestones if milestone.required)
+        return "healthy" if reached else "unexplained"
+
+    @property
+    def confirmed(self) -> tuple[Cause, ...]:
+        """The causes that a trial confirmed by removing them."""
+        return tuple(cause for cause in self.causes if cause.confirmed)
+
+    def verdicts(self, status: str) -> tuple[Finding, ...]:
+        """Findings with this verdict status, in the order of their ids."""
+        return tuple(finding for finding in self.findings if finding.verdict.status == status)
+
+    def reading(self, probe: str) -> Reading | None:
+        """The reading of a probe by name, if it was taken."""
+        return next((reading for reading in self.readings if reading.probe == probe), None)
+
+    def level(self, name: str) -> ReferenceLevel | None:
+        """A reference level by name."""
+        return next((level for level in self.levels if level.name == name), None)
+
+    def outcomes(self, repaired: frozenset[str], regime: Regime) -> tuple[Outcome, ...]:
+        """The runs with exactly these faults repaired, one per seed."""
+        return tuple(run.outcome for run in self.runs if run.repaired == repaired and run.outcome.regime == regime)
+
+    @property
+    def switched(self) -> frozenset[str]:
+        """Every fault and deviation that was repaired in some run: the whole recipe."""
+        return frozenset().union(*(run.repaired for run in self.runs))
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values: dataclasses as objects, faults as their ids, sets sorted, NaN and infinity as None.
+
+    Schema (version SCHEMA): the fields of ``Diagnosis`` by name; a finding is {fault, grade, family, title, status,
+    because, numbers}; a trial has its fields and effect, effect_error, seed_spread, share, confirms.
+    """
+    if isinstance(value, Finding):
+        fault, verdict = value.fault, value.verdict
+        about = {"fault": fault.id, "title": fault.card.title, "grade": fault.grade, "family": fault.family}
+        return about | {"status": verdict.status, "because": verdict.because, "numbers": to_json(verdict.numbers)}
+    if isinstance(value, Trial):
+        names = ("effect", "effect_error", "seed_spread", "share", "confirms")
+        return _fields(value) | {name: to_json(getattr(value, name)) for name in names}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        schema = {"schema": SCHEMA, "state": value.state} if isinstance(value, Diagnosis) else {}
+        return schema | _fields(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return {str(key): to_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(each) for each in value]
+    return value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}

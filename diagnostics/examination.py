@@ -1,0 +1,461 @@
+"""The examination: probes, verdicts, then trials that remove what is present, alone and together.
+
+Greedy repair fails on real code: removing the first cause can make the honest loss worse, and of two redundant causes
+neither shows alone. So the trials are of three kinds, all over the same seeds, and none depends on the outcome of
+another:
+
+- *alone*: repair one fault, leave everything else. Shows what holds the loss up.
+- *all*: repair everything that is present, deviations included.
+- *take back*: repair everything but one. Shows what else is needed.
+
+What these confirm is repaired together in the end, and the milestones are measured on that.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+
+import torch
+
+from diagnostics.bench import open_bench
+from diagnostics.diagnosis import ROLES, Cause, Diagnosis, Milestone, Role, Run
+from diagnostics.fault import Fault, Finding, not_tested
+from diagnostics.faults import CATALOGUE
+from diagnostics.levels import (
+    ReferenceLevel,
+    bigram,
+    double_softmax_ceiling,
+    double_softmax_floor,
+    heldout_unigram,
+    uniform,
+    unigram,
+)
+from diagnostics.probe import Probe, Reading, read
+from diagnostics.subject import Subject
+from diagnostics.trial import Outcome, Regime, Trial, first_batches, resting, train_once
+from diagnostics.watch import watched_loss
+from diagnostics.workers import run_all, workers_available
+
+LEVEL_BATCHES = 50  # for the token frequencies
+FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfitting check draws)
+LEAK_RANKS = 3  # repair ranks 30-39: leaks, which are the causes known to be redundant
+HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
+
+ALARMING = ("proof", "sign")  # grades that say "this is wrong"; the others say "this is so"
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much work the trials may be.
+
+    Args:
+        seeds: of the trials; each run starts from a freshly initialised model.
+        one_batch_steps: optimizer steps on one batch.
+        fresh_steps: optimizer steps on fresh batches before the honest loss is measured.
+        workers: processes; None: one per core.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    one_batch_steps: int = 200
+    fresh_steps: int = 300
+    workers: int | None = None
+
+    def steps(self, regime: Regime) -> int:
+        """Optimizer steps of a run in this regime."""
+        return self.one_batch_steps if regime == "one batch" else self.fresh_steps
+
+
+def examine(
+    subject: Subject,
+    *,
+    faults: Sequence[Fault] = CATALOGUE,
+    budget: Budget = Budget(),
+    progress: Progress = lambda stage, done, of: None,
+) -> Diagnosis:
+    """A ranked diagnosis of a training setup, every cause confirmed by removing it where that is possible.
+
+    Args:
+        subject: left as it was, by value.
+        faults: the catalogue entries to judge.
+        progress: called with (what is going on, done, of how many).
+
+    Returns:
+        A diagnosis; the same one for the same subject, seeds and budget.
+    """
+    start = time.perf_counter()
+    seed = budget.seeds[0]
+    readings = take_readings(subject, faults, seed=seed, progress=progress)
+    findings = tuple(judge(fault, readings) for fault in faults)
+    findings = look_behind(subject, findings, seed=seed, progress=progress)
+    trials = Trials(subject, findings, budget, progress)
+    causes, deviations = trials.causes()
+    repair_order = in_repair_order(cause.finding.fault for cause in causes if cause.confirmed)
+    milestones = trials.milestones(frozenset(repair_order))
+    levels = reference_levels(subject)
+    history = tuple(subject.history.values()) if subject.history else ()
+    return Diagnosis(
+        subject=subject.name,
+        standing=resting(list(history)) if history else loss_as_it_stands(subject),
+        history=history,
+        levels=levels,
+        readings=tuple(readings.values()),
+        findings=findings,
+        causes=causes,
+        deviations=deviations,
+        explanations=tuple(f for f in findings if is_present(f) and f.fault.grade == "explanation"),
+        repair_order=repair_order,
+        milestones=milestones,
+        runs=tuple(trials.runs),
+        seeds=budget.seeds,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def is_present(finding: Finding) -> bool:
+    """Whether the verdict is "present"."""
+    return finding.verdict.status == "present"
+
+
+def take_readings(subject: Subject, faults: Iterable[Fault], *, seed: int, progress: Progress) -> dict[str, Reading]:
+    """One reading of every probe that the faults are judged by, by probe name."""
+    probes: dict[str, Probe] = {probe.name: probe for fault in faults for probe in fault.measured_by}
+    readings = {}
+    for done, probe in enumerate(probes.values()):
+        progress(probe.question, done, len(probes))
+        readings[probe.name] = read(probe, subject, seed)
+    return readings
+
+
+def judge(fault: Fault, readings: dict[str, Reading]) -> Finding:
+    """The fault's verdict on these readings; "not tested", with the reason, where one is missing."""
+    used = tuple(readings[probe.name] for probe in fault.measured_by)
+    missing = next((reading for reading in used if reading.measurement is None), None)
+    if missing is not None:
+        return Finding(fault=fault, verdict=not_tested(missing.reason or "no measurement"), readings=used)
+    return Finding(fault=fault, verdict=fault.judge(*(reading.measurement for reading in used)), readings=used)
+
+
+def look_behind(
+    subject: Subject, findings: tuple[Finding, ...], *, seed: int, progress: Progress
+) -> tuple[Finding, ...]:
+    """The findings, with what comes to light once everything that is present is repaired together.
+
+    A dead model shows neither a rate that is too high nor a generation that goes wrong; the repaired one does.
+    """
+    alarms = [f.fault for f in findings if is_present(f) and f.fault.grade in ALARMING]
+    alarms = [fault for fault in alarms if can_repair(subject, fault)]
+    if not alarms:
+        return findings
+    behind = repaired(subject, alarms)
+    others = [f.fault for f in findings if not is_present(f) and f.fault.grade in ALARMING]
+    readings = take_readings(behind, others, seed=seed, progress=progress)
+    seen = {fault.id: replace(judge(fault, readings), revealed=True) for fault in others}
+    return tuple(seen[f.fault.id] if f.fault.id in seen and is_present(seen[f.fault.id]) else f for f in findings)
+
+
+def in_repair_order(faults: Iterable[Fault]) -> tuple[str, ...]:
+    """Ids in the order in which a person repairs: what hides other faults first."""
+    return tuple(fault.id for fault in sorted(faults, key=lambda fault: (fault.repair_rank, fault.id)))
+
+
+def repaired(subject: Subject, faults: Iterable[Fault]) -> Subject:
+    """The subject with these faults repaired: by its own switches where it has them, otherwise from outside.
+
+    Raises:
+        ValueError: a fault has neither a switch nor a remedy that this subject can take.
+    """
+    faults = sorted(faults, key=lambda fault: fault.repair_rank)
+    own = frozenset(fault.id for fault in faults) & subject.switches
+    result = subject.repair(own) if own and subject.repair is not None else subject
+    for fault in faults:
+        if fault.id in own:
+            continue
+        remedy = fault.remedy_for(result)
+        if remedy is None:
+            raise ValueError(f"no remedy for {fault.id} can act on {subject.name}")
+        result = remedy.apply(result)
+    return result
+
+
+def can_repair(subject: Subject, fault: Fault) -> bool:
+    """Whether a trial on this fault can be made at all."""
+    if subject.build is None or fault.concerns == "neither" or fault.grade == "explanation":
+        return False
+    try:
+        repaired(subject, [fault])
+    except ValueError:
+        return False
+    return True
+
+
+def reference_levels(subject: Subject) -> tuple[ReferenceLevel, ...]:
+    """Losses that theory names, counted on this subject's own targets; empty where it has no classes.
+
+    Frequencies come from the training text where there is a text view, otherwise from the first batches of one pass.
+    """
+    with open_bench(subject, seed=0) as bench, torch.no_grad():
+        calls = [watched_loss(subject, bench.model, b)[1].losses for b in first_batches(subject, LEVEL_BATCHES)]
+    seen = [call[-1] for call in calls if call]
+    if not seen:
+        return ()
+    classes = seen[0].scores.shape[-1]
+    text = subject.text_view
+    targets = torch.cat([call.targets for call in seen]) if text is None else text.train_tokens
+    levels = [uniform(classes), unigram(targets, classes)]
+    if text is not None:
+        levels += [bigram(targets, classes), heldout_unigram(targets, text.heldout_tokens, classes)]
+    return (*levels, double_softmax_floor(classes), double_softmax_ceiling(classes))
+
+
+def loss_as_it_stands(subject: Subject) -> float:
+    """Mean loss of the model in its present state over the first training batches, in evaluation mode."""
+    with open_bench(subject, seed=0) as bench, torch.no_grad():
+        model = bench.standing_model().eval()
+        return statistics.fmean(float(bench.loss(model, batch)) for batch in first_batches(subject, 5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOf:
+    """Which loss of an outcome is compared, and in which regime it was trained."""
+
+    name: str
+    regime: Regime
+    take: Callable[[Outcome], float]
+
+
+def honest_in_best_unit(outcome: Outcome) -> float:
+    """Bits per byte where there is text (they compare vocabularies), otherwise nats per token; NaN if neither."""
+    if outcome.bits_per_byte is not None:
+        return outcome.bits_per_byte
+    return math.nan if outcome.honest is None else outcome.honest
+
+
+FIT = LossOf(name="loss of one batch (nats per token)", regime="one batch", take=lambda outcome: outcome.final)
+HONEST = LossOf(name="honest held-out loss (bits per byte)", regime="fresh batches", take=honest_in_best_unit)
+HONEST_NATS = LossOf(
+    name="honest held-out loss (nats per token)",
+    regime="fresh batches",
+    take=lambda outcome: math.nan if outcome.honest is None else outcome.honest,
+)
+
+
+class Trials:
+    """Every training run of one examination, and what the runs say about each fault that is present."""
+
+    def __init__(self, subject: Subject, findings: tuple[Finding, ...], budget: Budget, progress: Progress) -> None:
+        self.subject, self.budget, self.progress = subject, budget, progress
+        self.found = tuple(f for f in findings if is_present(f) and f.fault.grade != "explanation")
+        self.faults = {f.fault.id: f.fault for f in self.found}
+        alarm = any(f.fault.grade in ALARMING and f.fault.concerns != "neither" for f in self.found)
+        self.tried = frozenset(f.fault.id for f in self.found if alarm and can_repair(subject, f.fault))
+        self.runs: list[Run] = []
+        self._make("training without and with each repair", self._plan())
+
+    def _plan(self) -> list[tuple[frozenset[str], Regime]]:
+        """As it stands; each repair alone; everything repaired; everything but one; but a pair of leaks; but data."""
+        everything = self.tried
+        alone = [frozenset([each]) for each in sorted(everything)]
+        back = [everything - one for one in alone]
+        leaks = [each for each in sorted(everything) if self.faults[each].repair_rank // 10 == LEAK_RANKS]
+        pairs = [everything - {a, b} for a, b in combinations(leaks, 2)]
+        fit = [frozenset[str](), *alone, everything, *back]
+        plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in fit]
+        plan += [(each, "fresh batches") for each in (*fit, *pairs, self._without_data(everything))]
+        return list(dict.fromkeys(plan))
+
+    def _without_data(self, ids: frozenset[str]) -> frozenset[str]:
+        return frozenset(each for each in ids if self.faults[each].family != "data")
+
+    def _make(self, stage: str, plan: Sequence[tuple[frozenset[str], Regime]]) -> None:
+        """Make the planned runs that are not there yet, over all seeds."""
+        known = {(run.repaired, run.outcome.regime) for run in self.runs}
+        plan = [each for each in plan if each not in known]
+        if self.subject.build is None or not plan:
+            return
+        subjects = {ids: self._repaired(ids) for ids, _ in plan}
+        jobs = [(ids, regime, seed) for ids, regime in plan for seed in self.budget.seeds]
+        tasks = [
+            partial(train_once, subjects[ids], regime=regime, seed=seed, steps=self.budget.steps(regime))
+            for ids, regime, seed in jobs
+        ]
+        self.progress(stage, 0, len(tasks))
+        workers = workers_available() if self.budget.workers is None else self.budget.workers
+        outcomes = run_all(tasks, workers=workers, on_done=lambda done: self.progress(stage, done, len(tasks)))
+        made = [Run(repaired=ids, outcome=outcome) for (ids, _, _), outcome in zip(jobs, outcomes, strict=True)]
+        self.runs += made
+
+    def _repaired(self, ids: frozenset[str]) -> Subject:
+        return repaired(self.subject, [self.faults[each] for each in ids])
+
+    def _values(self, ids: frozenset[str], loss: LossOf) -> tuple[float, ...]:
+        return tuple(
+            loss.take(run.outcome) for run in self.runs if run.repaired == ids and run.outcome.regime == loss.regime
+        )
+
+    def trial(self, before: frozenset[str], after: frozenset[str], loss: LossOf, reference: float | None) -> Trial:
+        """The loss with these repairs against the loss with those, over the paired seeds.
+
+        ``reference`` None: what everything repaired reaches.
+        """
+        done = self._values(self.tried, loss)
+        return Trial(
+            question=asked(before, after, self.tried),
+            quantity=loss.name,
+            seeds=self.budget.seeds,
+            before=self._values(before, loss),
+            after=self._values(after, loss),
+            reference=statistics.fmean(done) if reference is None else reference,
+        )
+
+    def causes(self) -> tuple[tuple[Cause, ...], tuple[Cause, ...]]:
+        """Causes and harmless deviations, each in the order in which a report tells them."""
+        floor = self._floor()
+        judged = [self._cause(finding, floor) for finding in self.found]
+        judged.sort(key=lambda cause: (ROLES.index(cause.role), -weight(cause), cause.id))
+        harmless = [c for c in judged if c.finding.fault.grade == "deviation" and not c.confirmed]
+        return tuple(c for c in judged if c not in harmless), tuple(harmless)
+
+    def _floor(self) -> float | None:
+        """The lowest loss that a present fault allows, where one confines the loss."""
+        floors = [f.verdict.numbers["floor"] for f in self.found if "floor" in f.verdict.numbers]
+        return max(floors, default=None)
+
+    def _cause(self, finding: Finding, floor: float | None) -> Cause:
+        """What the trials say about one fault that is present."""
+        fault = finding.fault
+        if fault.concerns == "neither":
+            return Cause(finding=finding, role="no loss shows it", because=finding.verdict.because)
+        if fault.id not in self.tried:
+            because = f"no trial: {self._why_untried(fault)}"
+            return Cause(finding=finding, role="not confirmed", because=because)
+        trials = self._trials_on(fault.id, floor)
+        role = next((role for role, trial in trials if decides(role, trial)), None)
+        decisive = [trial for each, trial in trials if each == role]
+        others = [trial for each, trial in trials if each != role]
+        return Cause(
+            finding=finding,
+            role=role or "no effect here",
+            because=told(role, decisive[0] if role else trials[-1][1]),
+            trials=(*decisive, *others),
+            redundant_with=self._redundant_with(fault.id) if role == "hidden behind" else (),
+        )
+
+    def _why_untried(self, fault: Fault) -> str:
+        if self.subject.build is None:
+            return "a trial needs Subject.build; this subject has none"
+        if fault.grade == "deviation":
+            return "nothing is wrong here that a deviation could explain"
+        return "neither the setup nor an intervention from outside can remove it"
+
+    def _trials_on(self, one: str, floor: float | None) -> list[tuple[Role, Trial]]:
+        """Every trial on one fault, with the role that it would give, the plainest first."""
+        nothing, alone, back = frozenset[str](), frozenset([one]), self.tried - {one}
+        trials: list[tuple[Role, Trial]] = [
+            ("holds the loss up", self.trial(nothing, alone, FIT, 0.0)),
+            ("holds the loss up", self.trial(back, self.tried, FIT, 0.0)),
+            ("holds the honest loss up", self.trial(nothing, alone, HONEST, None)),
+            ("hidden behind", self.trial(back, self.tried, HONEST, None)),
+        ]
+        if floor is not None and "floor" not in self._numbers(one):
+            trials.insert(1, ("pins the loss", self.trial(nothing, alone, FIT, floor)))
+        return [(role, trial) for role, trial in trials if all(map(math.isfinite, (*trial.before, *trial.after)))]
+
+    def _numbers(self, one: str) -> dict[str, float]:
+        return next(f.verdict.numbers for f in self.found if f.fault.id == one)
+
+    def _redundant_with(self, one: str) -> tuple[str, ...]:
+        """Faults with which this one shares its damage: with both in place, repairing either alone gains nothing."""
+        return tuple(
+            other
+            for other in sorted(self.tried - {one})
+            if (both := self.tried - {one, other}) in {run.repaired for run in self.runs}
+            and both != self._without_data(self.tried)
+            and not gains(self.trial(both, both | {one}, HONEST, None))
+            and not gains(self.trial(both, both | {other}, HONEST, None))
+        )
+
+    def milestones(self, confirmed: frozenset[str]) -> tuple[Milestone, ...]:
+        """What holds with exactly the confirmed causes repaired (or as it stands, where there is none)."""
+        plan: list[tuple[frozenset[str], Regime]] = [(confirmed, "one batch"), (confirmed, "fresh batches")]
+        code_only = self._without_data(confirmed)
+        self._make("training with the proposed repairs", [*plan, (code_only, "fresh batches")])
+        if not self.runs:
+            return ()
+        one_batch = tuple(
+            run.outcome.final if run.outcome.honest is None else run.outcome.honest
+            for run in self.runs
+            if run.repaired == confirmed and run.outcome.regime == "one batch"
+        )
+        learned = Milestone(
+            claim="one batch is learned, when the model is used as in generation",
+            values=one_batch,
+            bound=FITS_BELOW,
+            unit="nats per token",
+            bound_is="the line of the overfitting check",
+        )
+        beaten = [self._beats_frequencies(confirmed, required=True)]
+        if code_only != confirmed:
+            beaten.append(self._beats_frequencies(code_only, required=False))
+        return (learned, *(each for each in beaten if each is not None))
+
+    def _beats_frequencies(self, ids: frozenset[str], *, required: bool) -> Milestone | None:
+        """Whether the held-out loss is below that of the token frequencies; None without text."""
+        subject = self._repaired(ids)
+        text, view = subject.text_view, subject.token_view
+        if text is None or view is None:
+            return None
+        level = heldout_unigram(text.train_tokens, text.heldout_tokens, view.vocab_size)
+        which = "with these repairs" if required else "with the repairs of the code alone, the vocabulary as it stands"
+        return Milestone(
+            claim=f"new text is predicted better than by token frequencies, {which}",
+            values=self._values(ids, HONEST_NATS),
+            bound=level.nats,
+            unit="nats per token",
+            bound_is="held-out loss of the training frequencies",
+            required=required,
+        )
+
+
+def asked(before: frozenset[str], after: frozenset[str], everything: frozenset[str]) -> str:
+    """What a trial compares, in words."""
+    changed = " and ".join(sorted(after - before))
+    rest = "nothing else repaired" if not before else "all else repaired"
+    if before and after != everything:
+        rest = f"all else repaired but {' and '.join(sorted(everything - after))}"
+    return f"repair {changed}, {rest}"
+
+
+def weight(cause: Cause) -> float:
+    """How much a cause matters among those of the same role: the share, or the effect, of its deciding trial."""
+    if not cause.trials:
+        return 0.0
+    trial = cause.trials[0]
+    return trial.share if cause.role in ("holds the loss up", "pins the loss") else trial.effect
+
+
+def gains(trial: Trial) -> bool:
+    """Whether an honest loss falls by more than noise, and by enough to be worth a repair."""
+    return trial.counts and trial.effect > HARM_SHARE * statistics.fmean(trial.after)
+
+
+def decides(role: Role, trial: Trial) -> bool:
+    """Whether this trial gives a fault this role."""
+    if role in ("holds the loss up", "pins the loss"):
+        return trial.confirms and statistics.fmean(trial.before) > FITS_BELOW
+    return gains(trial)
+
+
+def told(role: Role | None, trial: Trial) -> str:
+    """One sentence with the deciding numbers of a trial."""
+    before, after = statistics.fmean(trial.before), statistics.fmean(trial.after)
+    change = f"{trial.question}: {trial.quantity} {before:.4g} -> {after:.4g}"
+    noise = f"paired error {trial.effect_error:.2g}, seeds alone {trial.seed_spread:.2g}, {len(trial.seeds)} seeds"
+    if role in ("holds the loss up", "pins the loss"):
+        return f"{change}; {trial.share:.0%} of the loss above {trial.reference:.4g} goes away ({noise})"
+    return f"{change} ({noise})" if role else f"{change}: no effect beyond noise ({noise})"
