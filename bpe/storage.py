@@ -61,9 +61,7 @@ def load(path: AnyPath) -> Tokenizer:
             return load(path / _JSON_NAME)
         if (path / _BASE_NAME).exists():
             return _load_three_files(path)
-        raise ValueError(
-            f"{path} holds no tokenizer: neither {_JSON_NAME} nor {_BASE_NAME} and {_VOCAB_NAME}"
-        )
+        raise ValueError(f"{path} holds no tokenizer: neither {_JSON_NAME} nor {_BASE_NAME} and {_VOCAB_NAME}")
     if path.suffix != ".json" and not _read(path).lstrip().startswith("{"):
         return load_rank_file(path)
     try:
@@ -130,9 +128,7 @@ def save_rank_file(tokenizer: Tokenizer, path: AnyPath) -> Path:
         ValueError: the alphabet is "characters", or the ids do not follow the order of the merges.
     """
     if tokenizer.alphabet != "bytes":
-        raise ValueError(
-            f"a rank file needs alphabet='bytes', not {tokenizer.alphabet!r}; use Tokenizer.save"
-        )
+        raise ValueError(f"a rank file needs alphabet='bytes', not {tokenizer.alphabet!r}; use Tokenizer.save")
     ordinary = tokenizer.tokens[: 256 + len(tokenizer.merges)]
     if any(len(token) != 1 for token in ordinary[:256]) or ordinary[256:] != tuple(
         _product(tokenizer, pair) for pair in tokenizer.merges
@@ -175,17 +171,14 @@ def load_rank_file(path: AnyPath, *, split: str = "gpt4", special_tokens: Sequen
 def _to_json(tokenizer: Tokenizer) -> Json:
     special = {number: name for name, number in tokenizer.special_tokens.items()}
     texts = [
-        special.get(number) or _visible(token, tokenizer.alphabet)
-        for number, token in enumerate(tokenizer.tokens)
+        special.get(number) or _visible(token, tokenizer.alphabet) for number, token in enumerate(tokenizer.tokens)
     ]
     by_bytes = tokenizer.alphabet == "bytes"
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": number, "content": name, **_ADDED} for number, name in sorted(special.items())
-        ],
+        "added_tokens": [{"id": number, "content": name, **_ADDED} for number, name in sorted(special.items())],
         "normalizer": None,
         "pre_tokenizer": _pre_tokenizer(tokenizer),
         "post_processor": None,
@@ -203,9 +196,7 @@ def _pre_tokenizer(tokenizer: Tokenizer) -> Json | None:
     steps: list[Json] = []
     if tokenizer.split != "none":
         pattern = NAMED_SPLITS.get(tokenizer.split, tokenizer.split)
-        steps.append(
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        )
+        steps.append({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False})
     if tokenizer.alphabet == "bytes":
         steps.append(_BYTE_LEVEL)
     return {"type": "Sequence", "pretokenizers": steps} if steps else None
@@ -216,51 +207,43 @@ def _from_json(stored: Json) -> Tokenizer:
     if model.get("type", "BPE") != "BPE":
         raise ValueError(f"it holds a {model['type']} model; only BPE can be read")
     _refuse_deviations(stored, model)
-    split, alphabet = _split_and_alphabet(stored.get("pre_tokenizer"))
-    special = {
-        _entry(added, "content", str): _entry(added, "id", int) for added in stored.get("added_tokens", [])
-    }
+    split, alphabet = _split_and_alphabet(_optional(stored, "pre_tokenizer", dict))
+    added = _optional(stored, "added_tokens", list) or []
+    special = {_entry(token, "content", str): _entry(token, "id", int) for token in added}
     vocab = _entry(model, "vocab", dict)
-    ranks = {_hidden(text, alphabet): number for text, number in vocab.items() if text not in special}
-    tokens = _in_order(ranks | {name.encode(): number for name, number in special.items()})
+    ordinary = [(_entry(vocab, text, int), _hidden(text, alphabet)) for text in vocab if text not in special]
+    tokens = _in_order([*ordinary, *((number, name.encode()) for name, number in special.items())])
     merges = [_id_pair(merge, vocab) for merge in _entry(model, "merges", list)]
-    return Tokenizer(
-        tokens=tuple(tokens), merges=tuple(merges), split=split, alphabet=alphabet, special_tokens=special
-    )
+    return Tokenizer(tokens=tuple(tokens), merges=tuple(merges), split=split, alphabet=alphabet, special_tokens=special)
 
 
 def _refuse_deviations(stored: Json, model: Json) -> None:
     if stored.get("normalizer") is not None:
-        raise ValueError(
-            "it has a normalizer, which would change the text; only files without one can be read"
-        )
-    processor = stored.get("post_processor")
+        raise ValueError("it has a normalizer, which would change the text; only files without one can be read")
+    processor = _optional(stored, "post_processor", dict)
     if processor is not None and processor.get("type") != "ByteLevel":  # ByteLevel moves offsets, not ids
         raise ValueError(f"it has the post-processor {processor.get('type')!r}, which adds ids of its own")
     for name, neutral in _NEUTRAL_MODEL.items():
         value = model.get(name)
         if value and value != neutral:
-            raise ValueError(
-                f"its model sets {name} to {value!r}, which changes ids; only {neutral!r} can be read"
-            )
+            raise ValueError(f"its model sets {name} to {value!r}, which changes ids; only {neutral!r} can be read")
 
 
 def _split_and_alphabet(stored: Json | None) -> tuple[str, Alphabet]:
     """What a pre-tokenizer says. A ByteLevel step may bring GPT-2's split along."""
-    steps = [] if stored is None else stored.get("pretokenizers", [stored])
+    steps = [] if stored is None else _optional(stored, "pretokenizers", list) or [stored]
     split = "none"
     alphabet: Alphabet = "characters"
     for step in steps:
-        if step.get("type") == "Split" and step.get("behavior") == "Isolated" and split == "none":
+        kind = _entry(step, "type", str)
+        if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert") and split == "none":
             split = _split_name(_entry(step, "pattern", dict))
-        elif step.get("type") == "ByteLevel" and not step.get("add_prefix_space", True):
+        elif kind == "ByteLevel" and not step.get("add_prefix_space", True):
             alphabet = "bytes"
             if step.get("use_regex", True):
                 split = "gpt2"
         else:
-            raise ValueError(
-                f"its pre-tokenizer has the step {json.dumps(step)}, which this package does not know"
-            )
+            raise ValueError(f"its pre-tokenizer has the step {json.dumps(step)}, which this package does not know")
     return split, alphabet
 
 
@@ -271,7 +254,7 @@ def _split_name(pattern: Json) -> str:
 
 def _id_pair(merge: Any, vocab: Json) -> Pair:
     parts = merge.split(" ") if isinstance(merge, str) else merge  # older files write "a b"
-    if not isinstance(parts, list) or len(parts) != 2 or any(part not in vocab for part in parts):
+    if not _are_two(parts, str) or any(part not in vocab for part in parts):
         raise ValueError(f"the merge {merge!r} is not of two tokens of its vocabulary")
     return vocab[parts[0]], vocab[parts[1]]
 
@@ -301,9 +284,8 @@ def _load_three_files(folder: Path) -> Tokenizer:
         tokens = {number: _character(point) for number, point in base.items()}
         for number, pair in sorted(pairs.items()):
             tokens[number] = b"".join(_part(tokens, number, pair))
-        ordered = _in_order({token: number for number, token in tokens.items()})
         merges = tuple((left, right) for _, (left, right) in sorted(pairs.items()))
-        return Tokenizer(tokens=tuple(ordered), merges=merges, split="none", alphabet="characters")
+        return Tokenizer(tokens=tuple(_in_order(tokens.items())), merges=merges, split="none", alphabet="characters")
     except ValueError as error:
         raise _at(folder, error) from None
 
@@ -312,9 +294,7 @@ def _number(key: str, folder: Path) -> int:
     try:
         return int(key)
     except ValueError:
-        raise ValueError(
-            f"{folder}: the keys of {_BASE_NAME} and {_VOCAB_NAME} must be ids, not {key!r}"
-        ) from None
+        raise ValueError(f"{folder}: the keys of {_BASE_NAME} and {_VOCAB_NAME} must be ids, not {key!r}") from None
 
 
 def _character(point: Any) -> bytes:
@@ -324,27 +304,20 @@ def _character(point: Any) -> bytes:
 
 
 def _part(tokens: Mapping[int, bytes], number: int, pair: Any) -> list[bytes]:
-    if (
-        not isinstance(pair, list)
-        or len(pair) != 2
-        or any(part not in tokens for part in pair)
-        or number in tokens
-    ):
-        raise ValueError(
-            f"{_VOCAB_NAME} makes token {number} of {pair!r}, which is no pair of tokens before it"
-        )
+    if not _are_two(pair, int) or any(part not in tokens for part in pair) or number in tokens:
+        raise ValueError(f"{_VOCAB_NAME} makes token {number} of {pair!r}, which is no pair of tokens before it")
     return [tokens[part] for part in pair]
 
 
 # The rank file
 
 
-def _read_ranks(text: str) -> dict[bytes, int]:
-    ranks = {}
+def _read_ranks(text: str) -> list[tuple[int, bytes]]:
+    ranks = []
     for place, line in enumerate(text.splitlines(), start=1):
         try:
             token, rank = line.split()
-            ranks[b64decode(token, validate=True)] = int(rank)
+            ranks.append((int(rank), b64decode(token, validate=True)))
         except (ValueError, Base64Error):
             raise ValueError(f"line {place} is not base64 and a rank: {line[:60]!r}") from None
     return ranks
@@ -374,18 +347,29 @@ def _product(tokenizer: Tokenizer, pair: Pair) -> bytes:
     return tokenizer.tokens[pair[0]] + tokenizer.tokens[pair[1]]
 
 
-def _in_order(id_of: Mapping[bytes, int]) -> list[bytes]:
+def _in_order(numbered: Iterable[tuple[int, bytes]]) -> list[bytes]:
     """The tokens by id."""
-    if sorted(id_of.values()) != list(range(len(id_of))):
-        raise ValueError(f"its {len(id_of)} tokens do not have the ids 0 to {len(id_of) - 1}, each once")
-    return sorted(id_of, key=id_of.__getitem__)
+    pairs = sorted(numbered)
+    if [number for number, _ in pairs] != list(range(len(pairs))):
+        raise ValueError(f"its {len(pairs)} tokens do not have the ids 0 to {len(pairs) - 1}, each once")
+    return [token for _, token in pairs]
 
 
 def _entry(stored: Any, key: str, kind: type[Kind]) -> Kind:
-    value = stored.get(key) if isinstance(stored, dict) else None
-    if not isinstance(value, kind):
-        raise ValueError(f"{key!r} is missing, or not of type {kind.__name__}")
+    if not isinstance(stored, dict) or key not in stored:
+        raise ValueError(f"{key!r} is missing")
+    value = stored[key]
+    if type(value) is not kind:  # JSON's true is no id, though Python's True is an int
+        raise ValueError(f"{key!r} must be of type {kind.__name__}, not {type(value).__name__}")
     return value
+
+
+def _optional(stored: Json, key: str, kind: type[Kind]) -> Kind | None:
+    return None if stored.get(key) is None else _entry(stored, key, kind)
+
+
+def _are_two(parts: Any, kind: type) -> bool:
+    return isinstance(parts, list) and [type(part) for part in parts] == [kind, kind]
 
 
 def _read(path: Path) -> str:

@@ -137,9 +137,7 @@ class Tokenizer:
             return b"".join(map(self._bytes_of.__getitem__, ids))
         except KeyError as error:
             last = self.vocab_size - 1
-            raise ValueError(
-                f"token id ({error}) is not in this vocabulary; its ids are 0 to {last}"
-            ) from None
+            raise ValueError(f"token id ({error}) is not in this vocabulary; its ids are 0 to {last}") from None
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token.
@@ -170,9 +168,7 @@ class Tokenizer:
         if names == "all":
             return self.special_tokens
         if isinstance(names, str):
-            raise ValueError(
-                f"allowed_special ({names!r}) must be 'all' or a collection such as {{{names!r}}}"
-            )
+            raise ValueError(f"allowed_special ({names!r}) must be 'all' or a collection such as {{{names!r}}}")
         for name in names:
             if name not in self.special_tokens:
                 known = list(self.special_tokens)
@@ -217,14 +213,17 @@ class Tokenizer:
         return _PieceCache(self._encode_piece)
 
 
-class _PieceCache(dict[str, list[int]]):
-    """The ids of pieces seen before. A missing piece is encoded, and kept if it is likely to come again."""
+class _PieceCache(dict[str, tuple[int, ...]]):
+    """The ids of pieces seen before. A missing piece is encoded, and kept if it is likely to come again.
+
+    The ids are tuples because the garbage collector does not walk tuples of numbers again and again.
+    """
 
     def __init__(self, encode: Callable[[str], list[int]]) -> None:
         self._encode = encode
 
-    def __missing__(self, piece: str) -> list[int]:
-        ids = self._encode(piece)
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        ids = tuple(self._encode(piece))
         if len(piece) <= _CACHED_LENGTH and len(self) < _CACHED_PIECES:
             self[piece] = ids
         return ids
@@ -258,7 +257,8 @@ def train(
 
     Raises:
         ValueError: the texts are empty; `vocab_size` is below the alphabet, or above what the texts can give; the
-            split is no regular expression; bytes are no UTF-8 with the alphabet "characters".
+            split is no regular expression; a special token is empty or named twice; bytes are no UTF-8 with the
+            alphabet "characters".
         TypeError: `texts` is one string.
 
     Source: Sennrich et al. 2016, section 3.2; see `learn_merges` for ties.
@@ -267,6 +267,7 @@ def train(
         raise TypeError("texts must be an iterable of texts, not a single one; pass [text]")
     if min_count < 1:
         raise ValueError(f"min_count ({min_count}) must be at least 1; 1 merges every pair")
+    _check_names(special_tokens)
     pieces = _count_pieces(texts, split=split, alphabet=alphabet, special_tokens=special_tokens)
     base = _base_tokens(pieces, alphabet)
     limit = vocab_size - len(base) - len(special_tokens)
@@ -371,10 +372,17 @@ def _check_surrogates(text: str) -> None:
         ) from None
 
 
-def _check_special_tokens(special_tokens: Mapping[str, int], tokens: Sequence[bytes]) -> None:
-    for name, number in special_tokens.items():
+def _check_names(special_tokens: Sequence[str]) -> None:
+    for name, count in Counter(special_tokens).items():
         if not name:
             raise ValueError("special_tokens must not hold the empty text")
+        if count > 1:
+            raise ValueError(f"special_tokens hold {name!r} twice; each needs one id")
+
+
+def _check_special_tokens(special_tokens: Mapping[str, int], tokens: Sequence[bytes]) -> None:
+    _check_names(list(special_tokens))
+    for name, number in special_tokens.items():
         if not 0 <= number < len(tokens) or tokens[number] != name.encode():
             raise ValueError(f"special token {name!r} has the id {number}, which is not its place in tokens")
     if len(set(tokens)) < len(tokens):
