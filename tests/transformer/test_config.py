@@ -1,20 +1,10 @@
 """ModelConfig: defaults of the paper, and messages for what cannot be built."""
 
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 
-import jaxtyping
 import pytest
 
 from transformer import ModelConfig
-
-
-@pytest.fixture
-def _as_users_run_it() -> Iterator[None]:
-    """Without the type checker of the test run, which would refuse a wrong type before our message does."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_the_defaults_are_the_papers_base_model() -> None:
@@ -35,7 +25,7 @@ def test_a_config_does_not_change() -> None:
         config.d_model = 3  # type: ignore[misc]
 
 
-@pytest.mark.usefixtures("_as_users_run_it")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -60,7 +50,7 @@ def test_a_value_out_of_range_is_named_with_its_rule(settings: dict[str, object]
         ModelConfig(**{"vocab_size": 11, **settings})  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("_as_users_run_it")
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", [512.0, True, "512"])
 def test_a_count_that_is_no_whole_number_is_a_type_error(value: object) -> None:
     with pytest.raises(TypeError, match=rf"d_model \({value!r}\) must be a whole number"):

@@ -14,7 +14,14 @@ VARIANTS = list(product([LanguageModel, Seq2Seq], ["after", "before"], ["sinusoi
 
 
 def new_config(**settings: object) -> ModelConfig:
-    sizes = {"vocab_size": 2003, "d_model": 66, "num_heads": 3, "num_layers": 3, "max_len": 31, "dropout": 0.0}
+    sizes = {
+        "vocab_size": 2003,
+        "d_model": 66,
+        "num_heads": 3,
+        "num_layers": 3,
+        "max_len": 31,
+        "dropout": 0.0,
+    }
     return ModelConfig(**{**sizes, **settings})  # type: ignore[arg-type]
 
 
@@ -57,7 +64,9 @@ def test_learned_positions_are_as_large_as_embeddings() -> None:
     ("attention", "name", "parts"),
     [(SelfAttention, "query_key_value", 3), (CrossAttention, "key_value", 2), (CrossAttention, "query", 1)],
 )
-def test_projections_side_by_side_are_drawn_one_by_one(attention: type[nn.Module], name: str, parts: int) -> None:
+def test_projections_side_by_side_are_drawn_one_by_one(
+    attention: type[nn.Module], name: str, parts: int
+) -> None:
     module = attention(66, 3)
     initialize(module)
     bound = math.sqrt(6 / (66 + 66))

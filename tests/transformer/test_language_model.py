@@ -175,9 +175,3 @@ def test_dropout_acts_while_training_only() -> None:
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
     assert torch.equal(model(tokens), model(tokens))
-
-
-def test_it_compiles_without_a_graph_break() -> None:
-    model, tokens = new_model(), random_tokens()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(model(tokens), compiled(tokens), rtol=0, atol=1e-12)

@@ -181,6 +181,7 @@ def test_every_parameter_receives_a_gradient(norm: str) -> None:
 
 
 @PER_NORM
+@pytest.mark.usefixtures("unchecked")
 def test_copying_is_learned_to_999_tokens_in_a_thousand(norm: str) -> None:
     """Random tokens, so nothing but the source tells the next one; written without the answer, as in use."""
     torch.set_default_dtype(torch.float32)
