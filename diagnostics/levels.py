@@ -65,14 +65,18 @@ def unigram(targets: Int[Tensor, " n"], vocab_size: int) -> ReferenceLevel:
     )
 
 
-def bigram(stream: Int[Tensor, " n"], vocab_size: int) -> ReferenceLevel:
-    """H(next | current) in sample: the loss of a model that only looks at the current token, seen on its own data."""
-    pairs = stream[:-1].long() * vocab_size + stream[1:].long()
-    both = entropy(torch.unique(pairs, return_counts=True)[1])
-    current = entropy(torch.bincount(stream[:-1], minlength=vocab_size))
+def bigram(stream: Int[Tensor, "*rows n"], vocab_size: int) -> ReferenceLevel:
+    """H(next | current) in sample: the loss of a model that only looks at the current token, seen on its own data.
+
+    Args:
+        stream: one stream, or windows of it as rows; pairs do not cross from one row into the next.
+        vocab_size: number of token types.
+    """
+    current, following = stream[..., :-1].flatten().long(), stream[..., 1:].flatten().long()
+    both = entropy(torch.unique(current * vocab_size + following, return_counts=True)[1])
     return ReferenceLevel(
         name="bigram",
-        nats=both - current,
+        nats=both - entropy(torch.bincount(current, minlength=vocab_size)),
         means="only the current token is used: attention sees nothing else",
     )
 
@@ -88,6 +92,49 @@ def heldout_unigram(
         nats=nats,
         means="no better on new text than the frequencies of the training text",
     )
+
+
+def heldout_bigram(train: Int[Tensor, " n"], heldout: Int[Tensor, " m"], vocab_size: int) -> ReferenceLevel:
+    """Held-out loss of the training pairs, smoothed towards the training frequencies.
+
+    p(b | a) = (count(a b) + successors(a) p(b)) / (count(a) + successors(a)), where successors(a) is the number of
+    different tokens seen after a: what was followed by many things may be followed by others. After a token never
+    seen, p(b).
+
+    Source: Witten and Bell 1991, method C, with the smoothed unigram of `heldout_unigram` as p(b).
+    """
+    train, heldout = train.long(), heldout.long()
+    pairs, pair_counts = torch.unique(train[:-1] * vocab_size + train[1:], return_counts=True)
+    successors = torch.bincount(pairs // vocab_size, minlength=vocab_size).double()
+    followed = torch.bincount(train[:-1], minlength=vocab_size).double()
+    frequency = torch.bincount(train, minlength=vocab_size).double() + 1
+    before, after = heldout[:-1], heldout[1:]
+    place = torch.searchsorted(pairs, before * vocab_size + after).clamp_max(len(pairs) - 1)
+    seen = torch.where(pairs[place] == before * vocab_size + after, pair_counts[place], 0)
+    spread = successors[before].clamp_min(1)
+    chance = (seen + spread * (frequency / frequency.sum())[after]) / (followed[before] + spread)
+    return ReferenceLevel(
+        name="held-out bigram",
+        nats=float(-chance.log().mean()),
+        means="no better on new text than looking up what followed the current token in the training text",
+    )
+
+
+def reference_levels(targets: Int[Tensor, "rows time"], vocab_size: int) -> tuple[ReferenceLevel, ...]:
+    """The levels that can be counted on the targets of some batches, from high to low.
+
+    Args:
+        targets: what the loss compares with; a row is a stretch of consecutive tokens.
+        vocab_size: number of token types.
+    """
+    levels = (
+        uniform(vocab_size),
+        unigram(targets.flatten(), vocab_size),
+        bigram(targets, vocab_size),
+        double_softmax_floor(vocab_size),
+        double_softmax_ceiling(vocab_size),
+    )
+    return tuple(sorted(levels, key=lambda level: -level.nats))
 
 
 def nearest(levels: Sequence[ReferenceLevel], loss: float) -> ReferenceLevel:

@@ -3,11 +3,15 @@
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+
+from diagnostics.fault import Fault, Verdict, not_tested
+from diagnostics.probe import read
+from diagnostics.subject import Subject
 
 OFFLINE = {
     "WANDB_MODE": "offline",
@@ -57,3 +61,18 @@ def same_random_numbers() -> None:
     """Every test starts from the same random state, in whatever order tests run."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+def judged(fault: Fault, subject: Subject, seed: int = 0) -> Verdict:
+    """The fault's verdict on a subject, from fresh readings."""
+    readings = [read(probe, subject, seed) for probe in fault.measured_by]
+    for reading in readings:
+        if reading.reason is not None:
+            return not_tested(reading.reason)
+    return fault.judge(*[reading.measurement for reading in readings])
+
+
+@pytest.fixture
+def verdict_of() -> Callable[..., Verdict]:
+    """fault, subject -> verdict."""
+    return judged

@@ -1,6 +1,14 @@
 """One file per fault; ``CATALOGUE`` is the list of them all, sorted by id."""
 
 from diagnostics.fault import Fault
-from diagnostics.faults import softmax_before_cross_entropy
+from diagnostics.faults import (
+    softmax_before_cross_entropy,
+    vocabulary_too_large,
+    whole_sentences_as_tokens,
+)
 
-CATALOGUE: tuple[Fault, ...] = (softmax_before_cross_entropy.FAULT,)
+CATALOGUE: tuple[Fault, ...] = (
+    softmax_before_cross_entropy.FAULT,
+    vocabulary_too_large.FAULT,
+    whole_sentences_as_tokens.FAULT,
+)
