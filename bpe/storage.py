@@ -10,6 +10,7 @@
 import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -71,7 +72,11 @@ def load(path: AnyPath) -> Tokenizer:
 
 
 def save_json(tokenizer: Tokenizer, folder: AnyPath) -> Path:
-    """Write `folder`/tokenizer.json (the folder is made if need be); gives its path."""
+    """Write `folder`/tokenizer.json (the folder is made if need be); gives its path.
+
+    Raises:
+        ValueError: a special token has the very characters in which the format writes some bytes, such as "Ġ".
+    """
     text = json.dumps(_to_json(tokenizer), ensure_ascii=False, indent=1)
     return _write(Path(folder) / _JSON_NAME, text)
 
@@ -173,6 +178,9 @@ def _to_json(tokenizer: Tokenizer) -> Json:
     texts = [
         special.get(number) or _visible(token, tokenizer.alphabet) for number, token in enumerate(tokenizer.tokens)
     ]
+    if len(set(texts)) < len(texts):
+        twice = next(text for text, count in Counter(texts).items() if count > 1)
+        raise ValueError(f"special token {twice!r} is also how {_JSON_NAME} writes other bytes; choose another text")
     by_bytes = tokenizer.alphabet == "bytes"
     return {
         "version": "1.0",
@@ -236,12 +244,14 @@ def _split_and_alphabet(stored: Json | None) -> tuple[str, Alphabet]:
     alphabet: Alphabet = "characters"
     for step in steps:
         kind = _entry(step, "type", str)
-        if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert") and split == "none":
+        splits = kind == "Split" or (kind == "ByteLevel" and step.get("use_regex", True))
+        if alphabet == "bytes" or (splits and split != "none"):  # a split of bytes, or a second one
+            raise ValueError(f"its pre-tokenizer has the step {json.dumps(step)} where this package knows none")
+        if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
             split = _split_name(_entry(step, "pattern", dict))
         elif kind == "ByteLevel" and not step.get("add_prefix_space", True):
             alphabet = "bytes"
-            if step.get("use_regex", True):
-                split = "gpt2"
+            split = "gpt2" if splits else split
         else:
             raise ValueError(f"its pre-tokenizer has the step {json.dumps(step)}, which this package does not know")
     return split, alphabet

@@ -11,6 +11,9 @@ from tiktoken.load import load_tiktoken_bpe
 from bpe import load, load_rank_file, read_token_ids, save_rank_file, save_three_files, split_pattern, train
 
 END = "<|endoftext|>"
+SPLIT = {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": False}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 AWKWARD = "Don't!  naïve — 字 🏮 1234567\r\n\r\n\tx\x00\x1c \u017f \ufb03\u2028" + "-" * 37 + " "
 
 
@@ -102,6 +105,12 @@ def test_older_files_write_a_merge_as_two_words(tmp_path, small):
     content = json.loads(small.save(tmp_path).read_text("utf-8"))
     old = [" ".join(pair) for pair in content["model"]["merges"]]
     assert load(stored(small, tmp_path, merges=old)) == small
+
+
+def test_a_special_token_that_reads_like_bytes_cannot_be_saved(tmp_path):
+    tokenizer = train(["text"], vocab_size=257, special_tokens=["\u0120"])  # how the format writes a space
+    with pytest.raises(ValueError, match=r"is also how tokenizer\.json writes other bytes; choose another text"):
+        tokenizer.save(tmp_path)
 
 
 # The three files
@@ -228,6 +237,9 @@ def test_a_path_that_does_not_exist_is_one_clear_line(tmp_path):
         ({"post_processor": 7}, "'post_processor' must be of type dict, not int"),
         ({"dropout": 0.1}, "its model sets dropout to 0.1, which changes ids"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, 'the step {"type": "Whitespace"}, which this package does not'),
+        ({"pre_tokenizer": {"pretokenizers": [BYTE_LEVEL, SPLIT]}}, "the step .*Isolated.* where this package knows"),
+        ({"pre_tokenizer": {"pretokenizers": [SPLIT, SPLIT]}}, "the step .*Isolated.* where this package knows"),
+        ({"pre_tokenizer": {"pretokenizers": [SPLIT, GPT2]}}, "the step .*ByteLevel.* where this package knows"),
         ({"pre_tokenizer": [1]}, "'pre_tokenizer' must be of type dict, not list"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [1]}}, "'type' is missing"),
         ({"added_tokens": [1]}, "'content' is missing"),
