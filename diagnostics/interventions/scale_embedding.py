@@ -1,0 +1,77 @@
+"""Make the token vectors larger or smaller where they leave the embedding table, or the table itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from diagnostics.bench import open_bench
+from diagnostics.intervention import Intervention, rebuilt, surrounded
+from diagnostics.probes.stream_scale import StreamScale, counts_positions, stream_scale
+from diagnostics.subject import Subject
+
+
+class ScaledTokens(TorchFunctionMode):
+    """While active, embedded tokens (not positions) are multiplied by a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Let the call happen; multiply what an embedding of tokens gives."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is F.embedding and not counts_positions(args[0] if args else kwargs["input"]):
+            return result * self.factor
+        return result
+
+
+def scale_embedding(factor: float) -> Intervention:
+    """Token vectors times ``factor``, from outside; the table, and a head tied to it, stay as they are."""
+    return Intervention(
+        name="scale-embedding",
+        does=f"multiply embedded tokens by {factor:.3g}",
+        apply=lambda subject: surrounded(subject, lambda model, batch: ScaledTokens(factor)),
+    )
+
+
+def scale_at_entry(subject: Subject) -> StreamScale:
+    """The subject's stream scale.
+
+    Raises:
+        ValueError: no embedded tokens were seen on their way into the model.
+    """
+    with open_bench(subject, 0) as bench:
+        scale = stream_scale(bench)
+    if not scale.token_rms:
+        raise ValueError(f"{subject.name} embeds no tokens that reach a module; this change needs an embedding")
+    return scale
+
+
+def unit_embedding(subject: Subject) -> Subject:
+    """The subject whose embedding tables are drawn so small that tokens enter the stack with an RMS of one."""
+    token_rms = scale_at_entry(subject).token_rms
+    assert token_rms is not None
+
+    def shrink(model: nn.Module) -> None:
+        tables = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+        with torch.no_grad():
+            for table in tables.values():
+                table.div_(token_rms)
+
+    return rebuilt(subject, shrink)
+
+
+UNIT_EMBEDDING = Intervention(
+    name="unit-embedding", does="draw the embedding table so that tokens enter with an RMS of one", apply=unit_embedding
+)
