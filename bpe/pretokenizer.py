@@ -35,7 +35,8 @@ def split_pattern(split: str) -> str:
         ValueError: the split is neither a known name nor a regular expression that compiles.
 
     Source: the patterns of tiktoken's `cl100k_base` and `gpt2`.
-    Deviates: in "gpt4" the contractions do not match the long s.
+    Deviates: in "gpt4" the contractions do not match the long s. Letters and digits are those of the Unicode version
+        that `regex` knows; engines with an older one split the most recently assigned of them differently.
     """
     if split in NAMED_SPLITS:
         return NAMED_SPLITS[split]
