@@ -34,7 +34,7 @@ Contest = dict[str, tuple[Task, Task]]  # what is measured -> ours, theirs
 def benchmark(
     path: Annotated[
         Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="UTF-8 text. Default: the documentation of Python"),
+        typer.Argument(exists=True, dir_okay=False, help="UTF-8 text. Default: Python's documentation"),
     ] = None,
     vocab_size: Annotated[int, typer.Option(help="Tokens in all.")] = 8000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each side is measured.")] = 5,
