@@ -6,7 +6,7 @@ Every setting is declared once, with its default, its meaning, its unit and its 
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from experiments.settings import Section, Setting, put, section_from, setting, settings_of
 
@@ -106,7 +106,7 @@ class DefectsConfig(Section):
         return tuple(each.name for each in fields(self) if getattr(self, each.name))
 
     @classmethod
-    def all(cls) -> Self:
+    def all(cls) -> "DefectsConfig":
         """Every defect switched on: the seed run as it was found."""
         return cls(**{each.name: True for each in fields(cls)})
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from experiments.config import RunConfig, from_dict, to_dict
 
@@ -30,7 +30,7 @@ class RunRecord:
     folder: Path
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig) -> Self:
+    def create(cls, folder: Path, config: RunConfig) -> "RunRecord":
         """A new record: its folder, configuration and environment.
 
         Raises:
@@ -45,7 +45,7 @@ class RunRecord:
         return record
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path) -> "RunRecord":
         """The record in `folder`; raises ValueError if there is none."""
         record = cls(Path(folder))
         if not record.config_path.exists():
@@ -91,7 +91,7 @@ class RunRecord:
         """Write down how the run stands."""
         write_text(self.folder / "state.json", json.dumps({"state": state}) + "\n")
 
-    def rows(self) -> list[dict[str, float]]:
+    def rows(self) -> list[dict[str, int | float]]:
         """Every line of the metrics in the order of writing; a line that a crash tore is left out."""
         if not self.metrics_path.exists():
             return []

@@ -73,7 +73,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
-def section_from(cls: type[S], tree: Mapping[str, Any], path: str = "") -> S:
+def section_from(cls: type[S], tree: object, path: str = "") -> S:
     """The section that `tree` describes, nested sections included; what is left out takes its default.
 
     Args:

@@ -14,7 +14,7 @@ import shutil
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from experiments.config import RunConfig, TrackConfig, to_dict
 from experiments.record import write_text
@@ -35,10 +35,11 @@ MODES_OF_WANDB: Mapping[str, Mode] = {
 SMALLER_IS_BETTER = ("train/loss", "val/loss", "val/bits_per_byte")
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What a run tells while it is on. None of these calls may disturb the run."""
 
-    def log(self, metrics: Mapping[str, float]) -> None:
+    def log(self, metrics: Mapping[str, int | float]) -> None:
         """One row of numbers; `step` and `tokens` among them say when."""
 
     def picture(self, name: str, png: bytes) -> None:
@@ -64,7 +65,7 @@ class FileTracker:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
-    def log(self, metrics: Mapping[str, float]) -> None:
+    def log(self, metrics: Mapping[str, int | float]) -> None:
         with self._place("metrics.jsonl") as path, path.open("a") as file:
             file.write(json.dumps(dict(metrics)) + "\n")
 
@@ -108,7 +109,7 @@ class WandbTracker:
         self._alive = True
         self._guarded(self._define_metrics)
 
-    def log(self, metrics: Mapping[str, float]) -> None:
+    def log(self, metrics: Mapping[str, int | float]) -> None:
         self._guarded(lambda: self._run.log(dict(metrics)))
 
     def picture(self, name: str, png: bytes) -> None:
@@ -159,7 +160,7 @@ class Trackers:
     def __init__(self, trackers: Iterable[Tracker]) -> None:
         self._trackers = tuple(trackers)
 
-    def log(self, metrics: Mapping[str, float]) -> None:
+    def log(self, metrics: Mapping[str, int | float]) -> None:
         for each in self._trackers:
             each.log(metrics)
 

@@ -225,7 +225,7 @@ class _Run:
         self.save()
         return True
 
-    def log(self, **metrics: float) -> None:
+    def log(self, **metrics: int | float) -> None:
         """One row for the trackers, with step and tokens."""
         self.tracker.log({"step": self.standing.step, "tokens": self.standing.tokens, **metrics})
 

@@ -127,8 +127,8 @@ def read_pairs(files: Sequence[Path_]) -> list[Pair]:
 
 def split_pairs(pairs: Sequence[Pair], *, train_share: float) -> PairCorpus:
     """The pairs in two parts; every 1 / (1 - train_share)-th is held out, whatever the order of the file."""
-    held = 1 - train_share
-    is_held_out = [int((i + 1) * held) > int(i * held) for i in range(len(pairs))]
+    count, held = len(pairs), round(len(pairs) * (1 - train_share))
+    is_held_out = [(i + 1) * held // count > i * held // count for i in range(count)]
     train = tuple(pair for pair, out in zip(pairs, is_held_out, strict=True) if not out)
     held_out = tuple(pair for pair, out in zip(pairs, is_held_out, strict=True) if out)
     if not train or not held_out:
