@@ -66,6 +66,7 @@ def generate(
     _require_positive("max_new_tokens", max_new_tokens)
     with _in_eval_mode(model):
         reader = _Reader(model, prompt, source, source_is_padding, use_cache=use_cache)
+        _require_token("eos", eos, model.config.vocab_size)
         tokens, has_ended = prompt, torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
         for _ in range(max_new_tokens):
             new = sampling.choose(reader.next_logits(tokens), generator).to(prompt.dtype)
@@ -212,6 +213,7 @@ def beam_search(
         raise ValueError(f"length_penalty ({length_penalty}) must be at least 0 and finite; 0 turns it off")
     with _in_eval_mode(model):
         reader = _Reader(model, prompt, source, source_is_padding, use_cache=use_cache, copies=beam_size)
+        _require_token("eos", eos, model.config.vocab_size)
         beams = _Beams(prompt, beam_size, max_new_tokens, length_penalty, eos)
         for _ in range(max_new_tokens):
             parents = beams.extend(reader.next_logits(beams.tokens).log_softmax(dim=-1))
@@ -345,7 +347,10 @@ def _states(
             raise ValueError("a LanguageModel reads no source; put the text into prompt, or use a Seq2Seq")
         return model.states
     if not isinstance(model, Seq2Seq):
-        raise TypeError(f"model ({type(model).__name__}) must be a LanguageModel or a Seq2Seq, not compiled")
+        kind = type(model).__name__
+        raise TypeError(
+            f"model ({kind}) must be a LanguageModel or a Seq2Seq; if compiled, pass the original"
+        )
     if source is None:
         raise ValueError("a Seq2Seq needs a source to read; pass source=")
     if len(source) != len(prompt):
@@ -365,6 +370,14 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _require_token(name: str, value: int | None, vocab_size: int) -> None:
+    if value is not None and not 0 <= value < vocab_size:
+        raise ValueError(
+            f"{name} ({value}) must be at least 0 and below vocab_size ({vocab_size}); "
+            "do tokenizer and model belong together?"
+        )
 
 
 def _require_positive(name: str, value: int) -> None:

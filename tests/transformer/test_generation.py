@@ -21,7 +21,7 @@ from transformer import (
     length_divisor,
 )
 
-VOCAB, EOS, MAX_LEN = 5, 3, 11
+VOCAB, EOS, MAX_LEN = 5, 3, 7
 SOURCE = torch.tensor([[2, 0, 4, 1, 3, 2, 2], [4, 4, 1, 0, 2, 3, 0]])
 SOURCE_IS_PADDING = torch.tensor([[False] * 7, [False] * 5 + [True] * 2])
 PROMPT = torch.tensor([[2, 3], [4, 1]])
@@ -114,13 +114,13 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_settings(
 def test_greedy_takes_the_likeliest_token_beyond_max_len_too(
     kind: type[nn.Module], norm: str, positions: str, use_cache: bool
 ) -> None:
-    """17 new tokens through a window of 11, against reading everything again for every token."""
+    """13 new tokens through a window of 7, against reading everything again for every token."""
     model = new_model(kind, norm=norm, positions=positions).eval()
     expected = PROMPT.tolist()
     for row, tokens in enumerate(expected):
-        for _ in range(17):
+        for _ in range(13):
             tokens.append(int(logits_after(model, row, tokens).argmax()))
-    actual = generate(model, PROMPT, max_new_tokens=17, greedy=True, use_cache=use_cache, **reads(model))
+    actual = generate(model, PROMPT, max_new_tokens=13, greedy=True, use_cache=use_cache, **reads(model))
     assert expected == actual.tolist()
 
 
@@ -129,7 +129,7 @@ def test_sampling_with_a_cache_equals_sampling_without_token_for_token(
     kind: type[nn.Module], norm: str, positions: str
 ) -> None:
     model = new_model(kind, norm=norm, positions=positions)
-    settings = {"max_new_tokens": 29, "temperature": 3.0, "top_k": 4, "top_p": 0.97, **reads(model)}
+    settings = {"max_new_tokens": 23, "temperature": 3.0, "top_k": 4, "top_p": 0.97, **reads(model)}
     with_cache, without = (
         generate(model, PROMPT, generator=torch.Generator().manual_seed(7), use_cache=use_cache, **settings)
         for use_cache in (True, False)
@@ -138,11 +138,11 @@ def test_sampling_with_a_cache_equals_sampling_without_token_for_token(
     assert len(set(with_cache.flatten().tolist())) > 2  # not one token for ever
 
 
-def test_the_cache_reads_every_token_once() -> None:
+def test_the_cache_reads_every_token_once_until_the_window_slides() -> None:
     model, read = new_model(LanguageModel), []
     model.embedding.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0].shape[1]))
-    generate(model, PROMPT, max_new_tokens=7)
-    assert read == [2, 1, 1, 1, 1, 1, 1]
+    generate(model, PROMPT, max_new_tokens=8)
+    assert read == [2, 1, 1, 1, 1, 1, 7, 7]
 
 
 @PER_KIND
@@ -293,12 +293,12 @@ def test_a_beam_as_wide_as_all_texts_finds_every_text_in_order(kind: type[nn.Mod
 def test_a_narrow_beam_equals_one_that_never_stops_early(
     kind: type[nn.Module], use_cache: bool, size: int, alpha: float
 ) -> None:
-    """13 tokens: beyond the window as well."""
+    """7 tokens after 2: beyond the window as well."""
     model = new_model(kind, norm="before").eval()
-    settings = {"max_new_tokens": 13, "beam_size": size, "length_penalty": alpha, "eos": EOS}
+    settings = {"max_new_tokens": 7, "beam_size": size, "length_penalty": alpha, "eos": EOS}
     found = beam_search(model, PROMPT, use_cache=use_cache, **settings, **reads(model))
     for row in range(2):
-        assert_same(plain_beam_search(model, row, size, 13, alpha), found[row])
+        assert_same(plain_beam_search(model, row, size, 7, alpha), found[row])
 
 
 @PER_KIND
@@ -337,6 +337,7 @@ def test_the_search_stops_when_nothing_can_overtake() -> None:
             r"greedy \(True\) leaves nothing to draw; leave out temperature, top_k",
         ),
         ({"max_new_tokens": 0}, r"max_new_tokens \(0\) must be at least 1"),
+        ({"eos": VOCAB}, r"eos \(5\) must be at least 0 and below vocab_size \(5\); do tokenizer and model"),
         ({"source": SOURCE}, "a LanguageModel reads no source; put the text into prompt, or use a Seq2Seq"),
     ],
 )
@@ -350,6 +351,7 @@ def test_a_setting_that_cannot_be_followed_is_named(settings: dict[str, object],
     [
         ({"beam_size": 0}, r"beam_size \(0\) must be at least 1"),
         ({"max_new_tokens": 0}, r"max_new_tokens \(0\) must be at least 1"),
+        ({"eos": VOCAB}, r"eos \(5\) must be at least 0 and below vocab_size \(5\); do tokenizer and model"),
         ({"length_penalty": -0.1}, r"length_penalty \(-0.1\) must be at least 0 and finite; 0 turns it off"),
         ({"source": SOURCE}, "a LanguageModel reads no source"),
     ],
@@ -362,6 +364,14 @@ def test_a_beam_search_that_cannot_be_done_is_named(settings: dict[str, object],
 def test_a_seq2seq_without_its_source_is_refused() -> None:
     with pytest.raises(ValueError, match="a Seq2Seq needs a source to read; pass source="):
         generate(new_model(Seq2Seq), PROMPT, max_new_tokens=2)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked")
+def test_a_model_of_another_kind_is_refused() -> None:
+    message = r"model \(Linear\) must be a LanguageModel or a Seq2Seq; if compiled, pass the original"
+    with pytest.raises(TypeError, match=message):
+        generate(nn.Linear(2, 3), PROMPT, max_new_tokens=2)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("unchecked")
