@@ -69,10 +69,13 @@ def bigram(stream: Int[Tensor, "*rows n"], vocab_size: int) -> ReferenceLevel:
     """H(next | current) in sample: the loss of a model that only looks at the current token, seen on its own data.
 
     Args:
-        stream: one stream, or windows of it as rows; pairs do not cross from one row into the next.
+        stream: one stream, or windows of it as rows; pairs do not cross from one row into the next, nor a gap
+            (a negative id).
         vocab_size: number of token types.
     """
     current, following = stream[..., :-1].flatten().long(), stream[..., 1:].flatten().long()
+    kept = (current >= 0) & (following >= 0)
+    current, following = current[kept], following[kept]
     both = entropy(torch.unique(current * vocab_size + following, return_counts=True)[1])
     return ReferenceLevel(
         name="bigram",
@@ -120,16 +123,17 @@ def heldout_bigram(train: Int[Tensor, " n"], heldout: Int[Tensor, " m"], vocab_s
     )
 
 
-def reference_levels(targets: Int[Tensor, "rows time"], vocab_size: int) -> tuple[ReferenceLevel, ...]:
+def levels_of_targets(targets: Int[Tensor, "*rows time"], vocab_size: int) -> tuple[ReferenceLevel, ...]:
     """The levels that can be counted on the targets of some batches, from high to low.
 
     Args:
-        targets: what the loss compares with; a row is a stretch of consecutive tokens.
+        targets: what the loss compares with, negative where it leaves one out; a row is a stretch of consecutive
+            tokens.
         vocab_size: number of token types.
     """
     levels = (
         uniform(vocab_size),
-        unigram(targets.flatten(), vocab_size),
+        unigram(targets[targets >= 0], vocab_size),
         bigram(targets, vocab_size),
         double_softmax_floor(vocab_size),
         double_softmax_ceiling(vocab_size),

@@ -33,19 +33,36 @@ def argument_names(model: nn.Module) -> Callable[[int], str]:
 
 
 @contextmanager
-def edited_arguments(model: nn.Module, edit: Edit) -> Iterator[None]:
-    """Every tensor argument of every call of the model passes through ``edit`` while this is active."""
-    name = argument_names(model)
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        edited = tuple(edit(name(i), each) if isinstance(each, Tensor) else each for i, each in enumerate(args))
-        return edited, {key: edit(key, each) if isinstance(each, Tensor) else each for key, each in kwargs.items()}
-
-    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+def replaced_forward(model: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
+    """The model's own ``forward`` is another function while this is active; its hooks still run around it."""
+    outer = vars(model).get("forward")
+    forward.__signature__ = inspect.signature(model.forward)  # type: ignore[attr-defined]
+    model.forward = forward
     try:
         yield
     finally:
-        handle.remove()
+        if outer is None:
+            del model.forward
+        else:
+            model.forward = outer
+
+
+@contextmanager
+def edited_arguments(model: nn.Module, edit: Edit) -> Iterator[None]:
+    """Every tensor argument of every call of the model passes through ``edit`` while this is active.
+
+    The edit comes after the model's own pre-hooks and after edits that are activated later, further inside: what
+    wraps around a changed subject sees, and has the last word on, what that subject really gives its model.
+    """
+    name, forward = argument_names(model), model.forward
+
+    def edited(*args: Any, **kwargs: Any) -> Any:
+        given = [edit(name(i), each) if isinstance(each, Tensor) else each for i, each in enumerate(args)]
+        named = {key: edit(key, each) if isinstance(each, Tensor) else each for key, each in kwargs.items()}
+        return forward(*given, **named)
+
+    with replaced_forward(model, edited):
+        yield
 
 
 def call_arguments(model: nn.Module, run: Callable[[], object]) -> dict[str, Shaped[Tensor, "..."]]:
@@ -55,17 +72,13 @@ def call_arguments(model: nn.Module, run: Callable[[], object]) -> dict[str, Sha
     """
     name, seen = argument_names(model), dict[str, Tensor]()
 
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
         given = {name(i): each for i, each in enumerate(args)} | kwargs
         seen.update({key: each for key, each in given.items() if isinstance(each, Tensor)})
         raise CallSeenError
 
-    handle = model.register_forward_pre_hook(before, with_kwargs=True)
-    with suppress(CallSeenError):
-        try:
-            run()
-        finally:
-            handle.remove()
+    with suppress(CallSeenError), replaced_forward(model, stop):
+        run()
     return seen
 
 
@@ -160,16 +173,21 @@ def rounding(scores: Float[Tensor, "..."]) -> float:
     return 1e-9 if scores.dtype == torch.float64 else 1e-4
 
 
-def shift_of(values: Int[Tensor, "batch length"], targets: Int[Tensor, "batch time"]) -> int | None:
-    """The k for which values[:, i] is targets[:, i - k] wherever both exist; None where there is none.
+def shift_of(view: TokenView, batch: Batch, values: Int[Tensor, "batch length"]) -> int | None:
+    """The k for which values[:, i] is target i - k of this batch wherever both exist; None where there is none.
 
-    1 is an ordinary input, 0 are the targets themselves. At least half of the targets must be met.
+    1 is an ordinary input, 0 are the targets themselves. At least half of the targets must be met, those that the loss
+    leaves out (by the view, or because they are negative) match anything.
     """
+    targets = view.targets(batch)
+    free = targets < 0 if view.ignored is None else view.ignored(batch) | (targets < 0)
     length, time = values.shape[1], targets.shape[1]
     for shift in sorted(range(-(time // 2), time // 2 + 1), key=lambda k: abs(2 * k - 1)):
         first, last = max(0, shift), min(length, time + shift)
-        if last - first >= max(1, time // 2) and torch.equal(
-            values[:, first:last].long(), targets[:, first - shift : last - shift].long()
-        ):
+        met = slice(first - shift, last - shift)
+        if last - first < max(1, time // 2) or len(values) != len(targets):
+            continue
+        same = (values[:, first:last] == targets[:, met]) | free[:, met]
+        if same.all() and not free[:, met].all():
             return shift
     return None

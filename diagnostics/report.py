@@ -225,9 +225,14 @@ def why_it_stood(diagnosis: Diagnosis) -> Iterator[str]:
         return
     of = {role: [cause for cause in diagnosis.confirmed if cause.role == role] for role in IN_WORDS}
     told = [where_it_stands(diagnosis)]
-    for cause in (*of["holds the loss up"], *of["holds the honest loss up"]):
+    first, more = of["holds the loss up"], of["holds the honest loss up"]
+    if not first:
+        first, more = more[:1], more[1:]
+    for cause in first:
         told += [_sentence(cause.finding.fault.card.title), _because_it_hurts(cause.finding.fault)]
-        told.append(f"Without it: {_sentence(trial_in_words(cause))}")
+        told.append(f"Without it the {_fall(cause.trials[0])}.")
+    if more:
+        told.append(f"Removing {' or '.join(cause.id for cause in more)} alone lowers the loss on new text as well.")
     if pins := of["pins the loss"]:
         told.append(
             f"That alone would let the loss sink to {_number(pins[0].trials[0].reference)}; what keeps it above:"
@@ -447,6 +452,12 @@ def trial_in_words(cause: Cause) -> str:
     before, after = (_number(statistics.fmean(side)) for side in (trial.before, trial.after))
     setting = trial.question.removeprefix(f"repair {cause.id}, ")
     return f"{trial.quantity} {before} -> {after}, {setting}, over {_seeds(trial.seeds)} ({_noise(trial)})"
+
+
+def _fall(trial: Trial) -> str:
+    """The two means alone, for a sentence that does not decide anything."""
+    before, after = (_number(statistics.fmean(side)) for side in (trial.before, trial.after))
+    return f"{trial.quantity} goes from {before} to {after}"
 
 
 def milestone_in_words(milestone: Milestone, seeds: Sequence[int]) -> str:

@@ -299,10 +299,10 @@ class StuckModel(nn.Module):
 def generation_logits(model: StuckModel, tokens: Int[Tensor, "batch time"]) -> Float[Tensor, "batch vocab"]:
     """Scores for the next token: their softmax is the distribution that generation samples from.
 
-    Encoder and decoder both read the last `context` tokens; nothing later exists, so nothing can leak.
-    Under `generation_differs_from_training` this goes as in the original run: the decoder is fed the
-    encoder's output instead of tokens, dropout stays on, and what the model returns is taken for logits. If
-    it returns probabilities, they are softmaxed a second time and the sample is as good as uniform.
+    Encoder and decoder both read the last `context` tokens; nothing later exists, so nothing can leak. What the
+    model returns is taken for logits, as the loss takes it: under `softmax_before_cross_entropy` it is softmaxed
+    a second time, and the sample is as good as uniform whatever was learned. `generation_differs_from_training`
+    goes as the original run does: the decoder is fed the encoder's output instead of tokens, and dropout stays on.
 
     Args:
         model: Its mode is restored afterwards.
@@ -313,7 +313,7 @@ def generation_logits(model: StuckModel, tokens: Int[Tensor, "batch time"]) -> F
     model.train(differs)
     window = tokens[:, -model.context :]
     memory = model.encode(window)
-    hidden = model.decode(memory if differs else model.embedding(window), memory)[:, -1]
-    scores = model.output(hidden) if differs else model.head(hidden)
+    hidden = model.decode(memory if differs else model.embedding(window), memory)
+    scores = model.output(hidden[:, -1])
     model.train(was_training)
     return scores

@@ -63,6 +63,43 @@ def final_norm(subject: Subject) -> Subject:
 FINAL_NORM = Intervention(name="final-norm", does="normalise what goes into the last matrix", apply=final_norm)
 
 
+class FactorWatch(TorchFunctionMode):
+    """Remembers the second factor of the last matrix product that gives ``classes`` numbers."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.factor: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Let the call happen and note its second factor."""
+        result = func(*args, **(kwargs or {}))
+        if func in PRODUCTS and len(args) > 1 and result.dim() > 1 and result.shape[-1] == self.classes:
+            self.factor = args[1]
+        return result
+
+
+def head_weight(subject: Subject) -> str:
+    """Name of the parameter that the head multiplies with; of a tied one, its first name.
+
+    Raises:
+        ValueError: the last matrix is not a parameter.
+    """
+    _, classes = head_shape(subject)
+    with open_bench(subject, 0) as bench, torch.no_grad(), FactorWatch(classes) as watch:
+        bench.loss(bench.model.eval())
+        for name, parameter in bench.model.named_parameters():
+            if watch.factor is not None and parameter.data_ptr() == watch.factor.data_ptr():
+                return name
+    raise ValueError(f"the last matrix of {subject.name} is not one of its parameters")
+
+
 def norm_before_head(subject: Subject) -> str:
     """Name of the module without submodules and matrices whose output is the head's input.
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.model_call import call_arguments, random_batch, shift_of
 from diagnostics.subject import Subject
@@ -26,6 +27,10 @@ def causal(length: int) -> Bool[Tensor, "length length"]:
 def itself(length: int) -> Bool[Tensor, "length length"]:
     """Each position sees itself alone."""
     return torch.eye(length, dtype=torch.bool)
+
+
+DOT_PRODUCT = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+"""Arguments of ``scaled_dot_product_attention`` in order."""
 
 
 class AttentionMask(TorchFunctionMode):
@@ -57,8 +62,7 @@ class AttentionMask(TorchFunctionMode):
 
     def dot_product(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """scaled_dot_product_attention under the mask too."""
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = dict(zip(names, args, strict=False)) | kwargs
+        given = dict(zip(DOT_PRODUCT, args, strict=False)) | kwargs
         query, length = given["query"], given["key"].shape[-2]
         if query.shape[-2] != length:
             return func(*args, **kwargs)
@@ -104,13 +108,15 @@ def mask_attention(subject: Subject) -> Subject:
     """
     view = subject.token_view
     assert view is not None
-    batch = random_batch(view, next(iter(subject.batches(0))), rows=3, seed=0)
-    arguments = call_arguments(subject.model, lambda: view.logits(subject.model, batch))
-    for name, value in arguments.items():
-        values = value.movedim(subject.batch_axis, 0) if value.dim() == 2 else value
-        foreign = values.dim() == 2 and is_text(values) and shift_of(values, view.targets(batch)) is None
-        if foreign:
-            raise ValueError(f"the model's argument '{name}' is no shifted copy of the targets; it may be read whole")
+    with open_bench(subject, 0) as bench:
+        batch = random_batch(view, bench.batch(0), rows=3, seed=0)
+        arguments = call_arguments(bench.model, lambda: view.logits(bench.model, batch))
+        for name, value in arguments.items():
+            values = value.movedim(subject.batch_axis, 0) if value.dim() == 2 else value
+            if values.dim() == 2 and is_text(values) and shift_of(view, batch, values) is None:
+                raise ValueError(
+                    f"the model's argument '{name}' is no shifted copy of the targets; it may be read whole"
+                )
     return surrounded(subject, lambda model, batch: AttentionMask(causal))
 
 

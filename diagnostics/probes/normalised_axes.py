@@ -149,13 +149,13 @@ def as_normalising(
 
 
 RMS = -1  # in a tuple of axes: the mean is left in
-CANDIDATES = ((2,), (2, RMS), (1,), (1, RMS), (0,), (0, RMS), (1, 2), (0, 1), (0, 2))
+CANDIDATES: tuple[tuple[int, ...], ...] = ((2,), (2, RMS), (1,), (1, RMS), (0,), (0, RMS), (1, 2), (0, 1), (0, 2))
 
 
 def named_axes(
     given: Float[Tensor, "first second features"], sizes: tuple[int, int] | None, batch_axis: int
 ) -> tuple[str, str, str]:
-    """Names of the three axes: the subject's batch axis decides, unless the sizes say that a module sees them swapped."""
+    """Names of the three axes: by the subject's batch axis, unless the sizes say that a module sees them swapped."""
     shape = tuple(given.shape[:2])
     expected = sizes if sizes is None or batch_axis == 0 else sizes[::-1]
     swapped = expected is not None and shape != expected and shape == expected[::-1]
