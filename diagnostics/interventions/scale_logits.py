@@ -1,0 +1,61 @@
+"""Make the logits larger or smaller by a constant factor."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from diagnostics.bench import open_bench
+from diagnostics.intervention import Intervention, surrounded
+from diagnostics.interventions.final_norm import NormalisedHead, head_shape
+from diagnostics.probes.output_saturation import output_state
+from diagnostics.subject import Subject
+from diagnostics.watch import PRODUCTS
+
+
+class ScaledHead(TorchFunctionMode):
+    """While active, products with a matrix of the head's shape are multiplied by a factor."""
+
+    def __init__(self, width: int, classes: int, factor: float) -> None:
+        super().__init__()
+        self.shape, self.factor = NormalisedHead(width, classes), factor
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Let the call happen; multiply what the head gives."""
+        result = func(*args, **(kwargs or {}))
+        if func in PRODUCTS and len(args) > 1 and self.shape.is_head(func, args[1]):
+            return result * self.factor
+        return result
+
+
+def scale_logits(factor: float) -> Intervention:
+    """Logits times ``factor``, from outside; no weight is changed."""
+
+    def apply(subject: Subject) -> Subject:
+        given, classes = head_shape(subject)
+        return surrounded(subject, lambda model, batch: ScaledHead(given.shape[-1], classes, factor))
+
+    return Intervention(name="scale-logits", does=f"multiply the logits by {factor:.3g}", apply=apply)
+
+
+def unit_logits(subject: Subject) -> Subject:
+    """The subject whose fresh model gives logits with a standard deviation of one."""
+    with open_bench(subject, 0) as bench, torch.enable_grad():
+        state = output_state(bench, bench.model)
+    if state is None or state.logit_std == 0:
+        raise ValueError(f"{subject.name} gives no logits that differ; there is nothing to scale")
+    return scale_logits(1 / state.logit_std).apply(subject)
+
+
+UNIT_LOGITS = Intervention(
+    name="unit-logits",
+    does="divide the logits by the standard deviation that a fresh model gives them",
+    apply=unit_logits,
+)
