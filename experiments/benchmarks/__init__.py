@@ -1,0 +1,1 @@
+"""Benchmarks: each writes JSON, none is a test."""
