@@ -82,8 +82,11 @@ def test_dropout_acts_on_the_sum_of_embedding_and_position() -> None:
     torch.testing.assert_close(2 * whole[~is_zero], dropped[~is_zero], rtol=0, atol=1e-14)
 
 
-def test_dropout_acts_on_what_a_sublayer_returns_before_it_is_added() -> None:
-    residual = Residual(with_settings(dropout=0.5, norm="before"))
+@pytest.mark.parametrize("norm", ["after", "before"])
+def test_dropout_acts_on_what_a_sublayer_returns_before_it_is_added(norm: str) -> None:
+    """With p = 0.5 a 1 becomes 0 or 2, and x stays whole; the norm would hide it."""
+    residual = Residual(with_settings(dropout=0.5, norm=norm))
+    residual.norm = nn.Identity()  # type: ignore[assignment]
     x = torch.randn(2, 5, 15)
     added = residual(x, torch.ones_like) - x
     assert set(added.round(decimals=12).unique().tolist()) == {0.0, 2.0}
