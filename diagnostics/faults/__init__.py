@@ -2,9 +2,13 @@
 
 from diagnostics.fault import Fault
 from diagnostics.faults import (
+    at_the_entropy_floor,
     batch_coupling,
     embedding_scale,
     future_token_leak,
+    generation_differs_from_training,
+    history_keeps_the_graph,
+    needs_more_steps,
     no_final_norm,
     no_output_projection,
     norm_over_the_wrong_axis,
@@ -18,9 +22,13 @@ from diagnostics.faults import (
 )
 
 CATALOGUE: tuple[Fault, ...] = (
+    at_the_entropy_floor.FAULT,
     batch_coupling.FAULT,
     embedding_scale.FAULT,
     future_token_leak.FAULT,
+    generation_differs_from_training.FAULT,
+    history_keeps_the_graph.FAULT,
+    needs_more_steps.FAULT,
     no_final_norm.FAULT,
     no_output_projection.FAULT,
     norm_over_the_wrong_axis.FAULT,

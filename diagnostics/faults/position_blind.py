@@ -33,8 +33,8 @@ def judge(order: ContextOrder) -> Verdict:
     numbers = {"movement by order": order.by_order, "movement by content": order.by_content}
     if order.by_content <= order.rounding:
         return unclear(
-            f"replacing the {order.context} earlier tokens moves the last prediction by {order.by_content:.1g} standard "
-            "deviations: they are not read at all, in whatever order",
+            f"replacing the {order.context} earlier tokens moves the last prediction by {order.by_content:.1g} "
+            "standard deviations: they are not read at all, in whatever order",
             **numbers,
         )
     if order.by_order <= order.rounding:

@@ -12,9 +12,9 @@ from diagnostics.probe import Probe
 PRODUCTS = ("AddmmBackward", "MmBackward", "BmmBackward", "BaddbmmBackward", "LinearBackward", "AddmvBackward")
 FUSED = ("ScaledDotProduct", "FlashAttention", "EfficientAttention")
 LAYOUT = (
-    "View", "UnsafeView", "Reshape", "ReshapeAlias", "Transpose", "Permute", "T", "Clone", "Contiguous", "Expand", "Cat", "Stack",
-    "Squeeze", "Unsqueeze", "Select", "Slice", "Split", "Unbind", "ToCopy", "NativeDropout", "AsStrided", "Alias",
-    "Unflatten", "UnsafeSplit",
+    "View", "UnsafeView", "Reshape", "ReshapeAlias", "Transpose", "Permute", "T", "Clone", "Contiguous", "Expand",
+    "Cat", "Stack", "Squeeze", "Unsqueeze", "Select", "Slice", "Split", "Unbind", "ToCopy", "NativeDropout",
+    "AsStrided", "Alias", "Unflatten", "UnsafeSplit",
 )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ Graph = dict[Any, list[Any]]
 def users_of(loss: Tensor) -> Graph:
     """Every node of the graph behind a loss, with its users."""
     users: Graph = defaultdict(list)
-    waiting, seen = [loss.grad_fn], {loss.grad_fn}
+    root: Any = loss.grad_fn
+    waiting, seen = [root], {root}
     while waiting:
         node = waiting.pop()
         users.setdefault(node, [])

@@ -48,9 +48,7 @@ def measured(bench: Bench, model: nn.Module) -> ContextOrder:
     batch = random_batch(view, bench.batch(0), ROWS, bench.seed)
     stream, shift = view.tokens(batch), shift_of(view, batch, view.tokens(batch))
     if shift is None:
-        raise ValueError(
-            "the token stream is no shifted copy of the targets, so the context of a prediction is unknown"
-        )
+        raise ValueError("the token stream is no shifted copy of the targets, so no prediction has a known context")
     context = view.targets(batch).shape[1] - 2 + shift
     if context < 2:
         raise ValueError(f"{context} tokens stand before the last one that is read; at least 2 are needed to permute")
