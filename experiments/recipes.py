@@ -37,7 +37,7 @@ def stuck() -> RunConfig:
 
     An encoder-decoder called as model(X, Y) on windows of ten tokens, its vocabulary learned over raw text,
     trained by AdamW at 1e-2 without warm-up or clipping. `override(stuck(), {"defects.untied_head": False})`
-    repairs one defect.
+    repairs one defect. It runs on the CPU: a GPU would stop at the positions, which one defect leaves behind.
     """
     return RunConfig(
         name="stuck",
@@ -56,7 +56,7 @@ def stuck() -> RunConfig:
             weight_decay=0.01,
             clip_norm=None,
         ),
-        train=TrainConfig(steps=200, eval_every=50, eval_batches=20),
+        train=TrainConfig(steps=200, eval_every=50, eval_batches=20, device="cpu"),
     )
 
 

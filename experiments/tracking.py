@@ -245,6 +245,7 @@ def _wandb_tracker(config: RunConfig, folder: Path, mode: Mode, say: Say) -> Wan
             say(f"W&B could not start ({_first_line(error)}); the record on disk has everything")
             return None
         say(f"W&B is not reachable ({_first_line(error)}); tracking offline")
+        _run_id_path(folder).unlink()  # wandb refuses the id of a start that failed
         return _wandb_tracker(config, folder, "offline", say)
     say(f"W&B: {run.url}" if mode == "online" else f"W&B: offline, upload with `wandb sync {Path(run.dir).parent}`")
     return WandbTracker(run, say=say)
@@ -252,6 +253,7 @@ def _wandb_tracker(config: RunConfig, folder: Path, mode: Mode, say: Say) -> Wan
 
 def _start(config: RunConfig, folder: Path, mode: Mode, run_id: str) -> Any:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")  # the setting below does not reach its login
     import wandb
 
     settings = wandb.Settings(
@@ -279,10 +281,14 @@ def _start(config: RunConfig, folder: Path, mode: Mode, run_id: str) -> Any:
 
 def _run_id(folder: Path) -> str:
     """The id of this folder's run: a resumed run continues its own curve."""
-    path = folder / "wandb-id.txt"
+    path = _run_id_path(folder)
     if not path.exists():
         write_text(path, os.urandom(4).hex())
     return path.read_text()
+
+
+def _run_id_path(folder: Path) -> Path:
+    return folder / "wandb-id.txt"
 
 
 def _first_line(error: Exception) -> str:

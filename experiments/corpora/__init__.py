@@ -16,7 +16,7 @@ SUBTITLES = {".srt": "srt", ".vtt": "vtt", ".ass": "ass"}
 EXTENSIONS = (".txt", *SUBTITLES)
 BUILT_IN = ("lanterns", "pydoc")
 
-Path_ = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 Pair = tuple[str, str]
 
 
@@ -82,7 +82,7 @@ def pydoc() -> str:
     return "\n".join(topics[name] for name in sorted(topics))
 
 
-def read_texts(paths: Path_ | Sequence[Path_]) -> list[str]:
+def read_texts(paths: AnyPath | Sequence[AnyPath]) -> list[str]:
     """The text of every file, subtitles without timing and markup; a folder counts for all its texts, sorted.
 
     Args:
@@ -95,7 +95,7 @@ def read_texts(paths: Path_ | Sequence[Path_]) -> list[str]:
     return [read_text(file) for path in several for file in _files_of(Path(path))]
 
 
-def read_text(file: Path_) -> str:
+def read_text(file: AnyPath) -> str:
     """The text of one file; see `read_texts`."""
     file = Path(file)
     if file.suffix.lower() not in EXTENSIONS:
@@ -108,7 +108,7 @@ def read_text(file: Path_) -> str:
     return text
 
 
-def read_pairs(files: Sequence[Path_]) -> list[Pair]:
+def read_pairs(files: Sequence[AnyPath]) -> list[Pair]:
     """Lines and their translations, without pairs of which one side is blank.
 
     Args:

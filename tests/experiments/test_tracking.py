@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from experiments.tracking import (
     has_login,
     open_tracker,
 )
+from tests.experiments.loopback import serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -257,36 +259,84 @@ def test_a_run_carries_its_configuration_and_where_it_belongs(nobody: pytest.Mon
     assert found["id"] == first
 
 
-OFFLINE_RUN = """
-import sys
+RUN = """
+import os, sys, urllib.request
 from pathlib import Path
+from experiments import tracking
+from experiments.config import override
 from experiments.recipes import small
-from experiments.tracking import open_tracker
+tracking.INIT_SECONDS = tracking.FINISH_SECONDS = 5
 folder = Path(sys.argv[1])
 report = folder / "report.html"
 report.write_text("<p>done</p>")
-with open_tracker(small(), folder) as tracker:
-    tracker.log({"step": 1, "tokens": 320, "train/loss": 2.5})
-    tracker.picture("gradients", bytes.fromhex(sys.argv[2]))
-    tracker.table("levels", ["name", "nats"], [["uniform", 4.2]])
-    tracker.file(report, kind="report")
+track = {"track.group": "harbour", "track.job_type": "trial", "track.tags": ("red", "blue")}
+with tracking.open_tracker(override(small(), track), folder) as tracker:
+    for step in (1, 2):
+        tracker.log({"step": step, "tokens": 320 * step, "train/loss": 2.5})
+    if sys.argv[2:] == ["outage"]:
+        urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/outage", data=b"")
+        tracker.log({"step": 3, "tokens": 960, "train/loss": 2.5})
+    elif sys.argv[2:]:
+        tracker.picture("gradients", bytes.fromhex(sys.argv[2]))
+        tracker.table("levels", ["name", "nats"], [["uniform", 4.2]])
+        tracker.file(report, kind="report")
 """
+KEY = "k" * 40
 
 
-def test_offline_works_for_real_without_a_login_and_without_a_question(tmp_path: Path) -> None:
-    unwanted = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SILENT")
-    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
-    environment |= {"NETRC": str(tmp_path / "none"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", OFFLINE_RUN, str(tmp_path), png().hex()]
+def tracked(folder: Path, *arguments: str, **environment: str) -> str:
+    """What a process says that tracks a short run; nothing of the caller's W&B settings reaches it."""
+    around = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    around |= {"NETRC": str(folder / "no-netrc"), "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-c", RUN, str(folder), *arguments]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 100, "stdin": subprocess.DEVNULL}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, check=False, **settings)
+    done = subprocess.run(command, env=around, cwd=folder, check=False, **settings)
     assert (done.returncode, done.stderr) == (0, "")
-    (said,) = done.stdout.splitlines()
+    return done.stdout.strip()
+
+
+def offline_records(said: str) -> bytes:
+    """The one file of an offline run, found through the line that says how to upload it."""
     folder = re.fullmatch(r"W&B: offline, upload with `wandb sync (.+)`", said)
     assert folder
     (records,) = Path(folder[1]).glob("run-*.wandb")
-    content = records.read_bytes()
+    return records.read_bytes()
+
+
+def test_offline_works_for_real_without_a_login_and_without_a_question(tmp_path: Path) -> None:
+    content = offline_records(tracked(tmp_path, png().hex()))
     assert all(word in content for word in (b"train/loss", b"levels", b"gradients", b"report"))
+
+
+def test_online_works_for_real_with_a_login(tmp_path: Path) -> None:
+    with serving() as server:
+        said = tracked(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+    ((run, told),) = server.runs.items()
+    assert said == f"W&B: {server.url}/local/unplateau/runs/{run}"
+    assert [(row["step"], row["tokens"], row["train/loss"]) for row in server.history(run)] == [
+        (1, 320, 2.5),
+        (2, 640, 2.5),
+    ]
+    assert (told["groupName"], told["jobType"], set(told["tags"])) == ("harbour", "trial", {"red", "blue"})
+    assert json.loads(told["config"])["optim"]["value"]["lr"] == small().optim.lr
+    assert server.exit_codes == {run: 0}
+
+
+def test_an_outage_in_the_middle_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with serving() as server:
+        said = tracked(tmp_path, "outage", WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+    assert said.startswith(f"W&B: {server.url}/")
+    assert time.monotonic() - began < 60
+
+
+def test_a_server_that_is_not_there_costs_seconds_and_leaves_an_offline_run(tmp_path: Path) -> None:
+    with serving() as server:
+        gone = server.url
+    first, second = tracked(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=gone).splitlines()
+    assert first.startswith("W&B is not reachable (")
+    assert first.endswith("; tracking offline")
+    assert b"train/loss" in offline_records(second)
 
 
 LIGHT = """
