@@ -192,7 +192,7 @@ def _label_levels(
             textcoords="axes fraction",
             va="center",
             fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "alpha": shade},
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "alpha": shade, "relpos": (0, 0.5)},
         )
 
 
@@ -649,10 +649,9 @@ def _mean(values: Sequence[float]) -> str:
     return _short(statistics.fmean(values)) if values else "not run"
 
 
-def _shortened(name: str, longest: int = 28) -> str:
+def _shortened(name: str, head: int = 18, tail: int = 12) -> str:
     """The name with its middle left out, where it is too long: both ends tell modules apart."""
-    half = (longest - 2) // 2
-    return name if len(name) <= longest else f"{name[:half]}..{name[-half:]}"
+    return name if len(name) <= head + tail + 2 else f"{name[:head]}..{name[-tail:]}"
 
 
 def _wrapped(text: str, width: int = 62) -> str:

@@ -1,0 +1,82 @@
+"""The report as one HTML file that opens offline: sections, pictures, and a card for every fault it names.
+
+What is said comes from `diagnostics.report.sections`; this file only lays it out. The page makes no request: styles and
+pictures stand in it, there are no scripts.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from diagnostics.diagnosis import Diagnosis
+from diagnostics.fault import Fault
+from diagnostics.report import headline, sections
+from experiments.pictures import Picture, svg
+
+PLACES = {"standing-loss": "answer", "switch-table": "behind", "one-batch": "causes", "milestones": "after"}
+"""Which section shows a picture; all others stand in a section of their own."""
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("experiments", "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A picture as it stands in the page: the element and its words."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    element: Markup
+
+
+def page(diagnosis: Diagnosis, pictures: Sequence[Picture] = (), extras: Mapping[str, str] | None = None) -> str:
+    """The report as one self-contained HTML document.
+
+    Args:
+        pictures: such as `experiments.pictures.pictures` gives; more may be added, each stands where it belongs.
+        extras: title -> plain text that is shown as it is, such as a sample or where the files of the run are.
+    """
+    told = sections(diagnosis)
+    names = {section.name for section in told}
+    drawn = [_drawn(picture) for picture in pictures]
+    placed = {name: [each for each in drawn if PLACES.get(each.name) == name] for name in names}
+    faults = [finding.fault for finding in diagnosis.findings]
+    return ENVIRONMENT.get_template("report.html.j2").render(
+        subject=diagnosis.subject,
+        state=diagnosis.state,
+        headline=headline(diagnosis),
+        sections=told,
+        placed=placed,
+        others=[each for each in drawn if PLACES.get(each.name) not in names],
+        extras=extras or {},
+        faults=faults,
+        link=linker(faults),
+    )
+
+
+def linker(faults: Iterable[Fault]) -> Callable[[str], Markup]:
+    """text -> the text, escaped, in which every fault id links to the card of that fault."""
+    ids = sorted((fault.id for fault in faults), key=len, reverse=True)
+    if not ids:
+        return escape
+    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, ids))})(?![\w-])")
+
+    def linked(text: str) -> Markup:
+        return Markup(pattern.sub(r'<a href="#card-\1">\1</a>', str(escape(text))))  # escaped just before
+
+    return linked
+
+
+def _drawn(picture: Picture) -> Drawn:
+    element = Markup(svg(picture.figure, picture.name))  # matplotlib escapes the words in it
+    return Drawn(name=picture.name, title=picture.title, caption=picture.caption, alt=picture.alt, element=element)
