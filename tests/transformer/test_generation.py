@@ -20,6 +20,7 @@ from transformer import (
     keep_top_p,
     length_divisor,
 )
+from transformer.generation import _Beams
 
 VOCAB, EOS, MAX_LEN = 5, 3, 7
 SOURCE = torch.tensor([[2, 0, 4, 1, 3, 2, 2], [4, 4, 1, 0, 2, 3, 0]])
@@ -320,6 +321,31 @@ def test_the_search_stops_when_nothing_can_overtake() -> None:
     found = beam_search(model, PROMPT, max_new_tokens=50, beam_size=2, eos=EOS)
     assert found[0][0].tokens == (EOS,)
     assert len(steps) < 5
+
+
+def beams_after_one_step(first: list[list[float]], *, max_length: int, alpha: float) -> _Beams:
+    """One beam per prompt of one token, extended once by these probabilities."""
+    beams = _Beams(torch.zeros(len(first), 1, dtype=torch.int64), 1, max_length, alpha, EOS)
+    beams.extend(torch.tensor(first).log())
+    return beams
+
+
+def test_the_search_goes_on_until_every_prompt_is_decided() -> None:
+    """The first prompt ends at once, the second one step later."""
+    ends, goes_on = [0.1, 0.0, 0.0, 0.9], [0.9, 0.0, 0.0, 0.1]
+    beams = beams_after_one_step([ends, goes_on], max_length=7, alpha=0.0)
+    assert not beams.are_decided()
+    beams.extend(torch.tensor([ends, ends]).log())
+    assert beams.are_decided()
+    assert [row[0].tokens for row in beams.complete] == [(EOS,), (0, EOS)]
+
+
+def test_an_unfinished_text_may_overtake_by_its_length() -> None:
+    """alpha = 1: the end scores ln 0.6 = -0.511; seven tokens of ln 0.4 = -0.916 would score -0.458."""
+    first = [[0.4, 0.0, 0.0, 0.6]]
+    assert not beams_after_one_step(first, max_length=7, alpha=1.0).are_decided()
+    assert beams_after_one_step(first, max_length=4, alpha=1.0).are_decided()
+    assert beams_after_one_step(first, max_length=7, alpha=0.0).are_decided()
 
 
 # --- messages

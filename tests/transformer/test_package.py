@@ -48,6 +48,7 @@ def test_the_examples_in_the_docstrings_hold(module: str) -> None:
     assert result.failed == 0
 
 
+@pytest.mark.slow
 def test_it_compiles_without_a_graph_break() -> None:
     """The encoder-decoder contains every part that the language model has."""
     run_python(
