@@ -120,7 +120,7 @@ class OptimConfig(Section):
     warmup_steps: int = setting(100, "linear warm-up", unit="optimizer steps", at_least=0)
     betas: tuple[float, float] = setting((0.9, 0.95), "decay of the running mean and square of gradients")
     eps: float = setting(1e-8, "added to the root in Adam's denominator", above=0)
-    weight_decay: float = setting(0.01, "decoupled decay of matrices (vectors are left alone)", at_least=0)
+    weight_decay: float = setting(0.01, "decoupled decay of every parameter", at_least=0)
     clip_norm: float | None = setting(1.0, "longest gradient over all parameters; None: no clipping", above=0)
     label_smoothing: float = setting(0.0, "probability spread over the vocabulary", at_least=0, below=1)
     accumulate: int = setting(1, "parts that a batch is cut into to save memory", unit="parts", at_least=1)

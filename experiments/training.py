@@ -102,9 +102,20 @@ def device_of(config: RunConfig) -> torch.device:
 
 
 def optimizer_of(config: RunConfig, model: nn.Module) -> Optimizer:
-    """AdamW over all parameters, with the run's settings; its rate is the peak, the schedule scales it."""
+    """AdamW over all parameters, with the run's settings; its rate is the peak, the schedule scales it.
+
+    Fused, because torch's default loop over the parameters takes six times as long on a CPU (6.6 against 1.1 ms for
+    the stuck recipe, whose forward and backward pass take 63).
+    """
     optim = config.optim
-    return AdamW(model.parameters(), lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay)
+    return AdamW(
+        model.parameters(),
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        fused=True,
+    )
 
 
 def total_steps(config: RunConfig, task: Task[Any]) -> int:
