@@ -138,13 +138,16 @@ def raw_logits(view: TokenView, model: nn.Module, batch: Batch) -> Float[Tensor,
     return scores
 
 
-def random_batch(view: TokenView, batch: Batch, rows: int, seed: int) -> Batch:
-    """This batch made from uniformly random tokens: ``rows`` rows where the view can, else as many as it has."""
+def random_batch(view: TokenView, model: nn.Module, batch: Batch, rows: int, seed: int) -> Batch:
+    """This batch made from uniformly random tokens: ``rows`` rows where view and model can, else as many as it has.
+
+    Sets the model to eval mode.
+    """
     stream = view.tokens(batch)
-    like = stream[:1].expand(rows, -1)
-    with suppress(Exception):  # a stranger's with_tokens may insist on the batch's own shape
-        resized = view.with_tokens(batch, random_tokens(view, like, seed))
-        if len(view.targets(resized)) == len(view.tokens(resized)) == rows:
+    model.eval()
+    with suppress(Exception):  # other parts of a stranger's batch may insist on its own number of rows
+        resized = view.with_tokens(batch, random_tokens(view, stream[:1].expand(rows, -1), seed))
+        if len(raw_logits(view, model, resized)) == len(view.targets(resized)) == rows:
             return resized
     return view.with_tokens(batch, random_tokens(view, stream, seed))
 

@@ -109,7 +109,7 @@ def mask_attention(subject: Subject) -> Subject:
     view = subject.token_view
     assert view is not None
     with open_bench(subject, 0) as bench:
-        batch = random_batch(view, bench.batch(0), rows=3, seed=0)
+        batch = random_batch(view, bench.model, bench.batch(0), rows=3, seed=0)
         arguments = call_arguments(bench.model, lambda: view.logits(bench.model, batch))
         for name, value in arguments.items():
             values = value.movedim(subject.batch_axis, 0) if value.dim() == 2 else value

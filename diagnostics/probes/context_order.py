@@ -45,7 +45,7 @@ def context_order(bench: Bench) -> ContextOrder:
 def measured(bench: Bench, model: nn.Module) -> ContextOrder:
     """Movements of one model's last logits, in eval mode and double precision where it allows."""
     view = bench.tokens
-    batch = random_batch(view, bench.batch(0), ROWS, bench.seed)
+    batch = random_batch(view, model, bench.batch(0), ROWS, bench.seed)
     stream, shift = view.tokens(batch), shift_of(view, batch, view.tokens(batch))
     if shift is None:
         raise ValueError("the token stream is no shifted copy of the targets, so no prediction has a known context")

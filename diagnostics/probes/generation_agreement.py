@@ -17,7 +17,7 @@ from diagnostics.model_call import before_softmax, in_double, random_batch, raw_
 from diagnostics.probe import Probe
 from diagnostics.watch import ForwardWatch
 
-ROWS, REPLACEMENTS = 7, 3
+ROWS, REPLACEMENTS = 7, 2
 DROPOUT_ARGUMENT = 10  # of multi_head_attention_forward
 
 
@@ -76,7 +76,7 @@ def agreement(bench: Bench, model: nn.Module, name: str) -> Agreement:
     """The comparison for one model."""
     view = bench.tokens
     assert view.next_logits is not None
-    batch = random_batch(view, bench.batch(0), ROWS, bench.seed)
+    batch = random_batch(view, model, bench.batch(0), ROWS, bench.seed)
     stream, shift = view.tokens(batch), shift_of(view, batch, view.tokens(batch))
     length = view.targets(batch).shape[1] - 1 + (1 if shift is None else shift)
     model = in_double(model, lambda model: raw_logits(view, model, batch))

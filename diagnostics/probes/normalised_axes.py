@@ -68,7 +68,7 @@ def normalising_modules(model: nn.Module, run: Callable[[], object], batch_axis:
     def look(name: str, module: nn.Module, given: Tensor, result: Tensor) -> None:
         if name not in seen:
             seen[name] = None
-            seen[name] = as_normalising(name, module, given.detach(), result.detach(), sizes, batch_axis)
+            seen[name] = as_normalising(name, module, given, result, sizes, batch_axis)
 
     with torch.no_grad(), watched_modules(model, look):
         run()
@@ -130,6 +130,8 @@ def as_normalising(
     batch_axis: int,
 ) -> NormalisingModule | None:
     """What a module normalises over; None where its output is not its input normalised."""
+    if result is given or any(not fits_into(parameter, result) for parameter in module.parameters()):
+        return None  # hands its input on, or holds a matrix
     axes = named_axes(given, sizes, batch_axis)
     shift, scale = affine(module, result)
     fits = {over: misfit(scale * normalised(given, over), result - shift) for over in CANDIDATES}

@@ -52,8 +52,8 @@ def sample_influence(bench: Bench) -> SampleInfluence:
     if present < 3:
         raise ValueError(f"the model's arguments hold {present} samples along axis {axis}; at least 3 are needed")
     trials = Replacement(run=run, axis=axis, present=present, seed=bench.seed)
+    trials = trials.cut_to_few(bench.model)
     model = in_double(bench.model, trials.before)
-    trials = trials.cut_to_few(model)
     own, others, precision = trials.movement(model)
     registered = tuple(name for name, module in model.named_modules() if isinstance(module, _NormBase))
     model.train()

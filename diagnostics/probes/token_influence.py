@@ -1,6 +1,7 @@
 """Which edited tokens move which logits, end to end: through the token view and per argument of the model."""
 
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +100,9 @@ def token_influence(bench: Bench) -> TokenInfluence:
 def measured(bench: Bench, model: nn.Module) -> TokenInfluence:
     """Movements of one model's logits."""
     view = bench.tokens
-    batch = random_batch(view, bench.batch(0), POSITIONS + 1, bench.seed)
+    given = bench.batch(0)
+    rows = min(POSITIONS, view.tokens(given).shape[1]) + 1
+    batch = random_batch(view, model, given, rows, bench.seed)
     model = in_double(model, lambda model: raw_logits(view, model, batch))
     norms = normalising_modules(model, lambda: view.logits(model, batch), bench.subject.batch_axis).over("time")
     desk = Desk(
@@ -148,7 +151,15 @@ class Desk:
         self, *, view: TokenView, model: nn.Module, batch: Batch, batch_axis: int, norms: tuple[str, ...]
     ) -> None:
         self.view, self.model, self.batch, self.batch_axis, self.norms = view, model, batch, batch_axis, norms
-        self.rounding = rounding(raw_logits(view, model, batch))
+        self.unedited: dict[tuple[bool, bool], Tensor] = {}
+        self.rounding = rounding(self.plain(norms=False, mask=False))
+
+    def plain(self, *, norms: bool, mask: bool) -> Float[Tensor, "batch time vocab"]:
+        """The logits without an edit, computed once for each state of norms and attention."""
+        if (norms, mask) not in self.unedited:
+            with self.changed(norms=norms, mask=mask):
+                self.unedited[norms, mask] = raw_logits(self.view, self.model, self.batch)
+        return self.unedited[norms, mask]
 
     def sources(self) -> dict[str, Int[Tensor, "batch length"]]:
         """Whole-number arguments of the model with two axes, batch first; and the stream behind the batch."""
@@ -205,12 +216,10 @@ class Desk:
             edited = values.clone()
             for row, position in edits:
                 edited[row, position] = other[row, position]
-            with ExitStack() as stack:
-                for context in self.changes(norms=norms, mask=mask):
-                    stack.enter_context(context)
+            with self.changed(norms=norms, mask=mask):
                 return self.logits_with(source, edited)
 
-        plain, rows = logits([]), max(1, len(values) - 1)
+        plain, rows = self.plain(norms=norms, mask=mask), max(1, len(values) - 1)
         scale = plain.std().clamp_min(torch.finfo(plain.dtype).tiny)
         movements: list[Tensor] = []
         for start in range(0, len(positions), rows):
@@ -222,14 +231,15 @@ class Desk:
                 movements.append(alone[row])
         return torch.stack(movements)
 
-    def changes(self, *, norms: bool, mask: bool) -> list[AbstractContextManager[object]]:
-        """What is set right while logits are computed."""
-        right: list[AbstractContextManager[object]] = []
-        if norms:
-            right.append(renormalised(self.model, self.norms))
-        if mask:
-            right.append(AttentionMask(causal))
-        return right
+    @contextmanager
+    def changed(self, *, norms: bool, mask: bool) -> Iterator[None]:
+        """Inside, normalisations over positions or attention over the window are set right."""
+        with ExitStack() as stack:
+            if norms:
+                stack.enter_context(renormalised(self.model, self.norms))
+            if mask:
+                stack.enter_context(AttentionMask(causal))
+            yield
 
     def logits_with(self, source: str, edited: Int[Tensor, "batch length"]) -> Float[Tensor, "batch time vocab"]:
         """The raw logits when this source holds these tokens."""
