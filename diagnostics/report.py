@@ -129,7 +129,8 @@ def headline(diagnosis: Diagnosis) -> str:
     if diagnosis.state == "unexplained":
         return "Unexplained: no known fault, and yet something is missing"
     first = diagnosis.causes[0]
-    return f"{'Cause' if first.confirmed else 'Suspect'}: {first.id}"
+    title = first.finding.fault.card.title.rstrip(".")
+    return title if first.confirmed else f"Suspected, not confirmed: {title}"
 
 
 def answer(diagnosis: Diagnosis) -> Iterator[str]:
@@ -157,10 +158,12 @@ def where_it_stands(diagnosis: Diagnosis) -> str:
     level = nearest(levels, loss)
     if abs(level.nats - loss) > ON_A_LEVEL:
         return f"{stands} nats per token, {_between(levels, loss)}."
-    alike = [each for each in levels if each is not level and abs(each.nats - loss) <= ALIKE]
-    beside = "".join(f"not {_spoken(each)}, which lies {_gap(each.nats, loss)}, but " for each in alike)
     means = "" if diagnosis.state == "healthy" else f" A loss here means that {level.means}."
-    return f"{stands} nats per token: {beside}{_gap(loss, level.nats)} {_spoken(level)}.{means}"
+    alike = [each for each in levels if each is not level and abs(each.nats - loss) <= ALIKE]
+    if not alike:
+        return f"{stands} nats per token, {_gap(loss, level.nats)} {_spoken(level)}.{means}"
+    others = " and ".join(f"not {_spoken(each)} but {_gap(loss, each.nats)} it" for each in alike)
+    return f"{stands} nats per token: {others}, {_gap(loss, level.nats)} {_spoken(level)}.{means}"
 
 
 def speaking_levels(diagnosis: Diagnosis) -> tuple[ReferenceLevel, ...]:
@@ -179,9 +182,9 @@ def speaking_levels(diagnosis: Diagnosis) -> tuple[ReferenceLevel, ...]:
 def _faulty(diagnosis: Diagnosis) -> Iterator[str]:
     first, *rest = diagnosis.causes
     if first.confirmed:
-        yield f"{first.finding.fault.card.title} Confirmed by removing it: {_sentence(trial_in_words(first))}"
+        yield f"The first cause is {first.id}. Confirmed by removing it: {trial_in_words(first)}."
     else:
-        yield f"{first.finding.fault.card.title} {_sentence(IN_WORDS[first.role])} {_sentence(first.because)}"
+        yield f"The first suspect is {first.id}: {IN_WORDS[first.role]}. {_sentence(first.because)}"
     more = [cause.id for cause in rest if cause.confirmed and cause.role != "hidden behind"]
     behind = [cause.id for cause in rest if cause.role == "hidden behind"]
     if more:
@@ -189,9 +192,9 @@ def _faulty(diagnosis: Diagnosis) -> Iterator[str]:
     if behind:
         yield f"Hidden behind, and found only once the rest is repaired: {_listed(behind)}."
     if diagnosis.repair_order:
-        after = "; ".join(milestone_in_words(each, diagnosis.seeds) for each in diagnosis.milestones if each.required)
-        order = f"Repair in this order: {', then '.join(diagnosis.repair_order)}."
-        yield f"{order} After that: {_sentence(after)}" if after else order
+        yield f"Repair in this order: {', then '.join(diagnosis.repair_order)}."
+        required = [each for each in diagnosis.milestones if each.required]
+        yield from (f"After that, {milestone_in_words(each, diagnosis.seeds)}." for each in required)
     else:
         yield "No cause could be confirmed by removing it, so no order of repair is proposed."
 
@@ -224,7 +227,7 @@ def why_it_stood(diagnosis: Diagnosis) -> Iterator[str]:
     if not diagnosis.confirmed:
         return
     of = {role: [cause for cause in diagnosis.confirmed if cause.role == role] for role in IN_WORDS}
-    told = [where_it_stands(diagnosis)]
+    told = []
     first, more = of["holds the loss up"], of["holds the honest loss up"]
     if not first:
         first, more = more[:1], more[1:]
@@ -234,9 +237,8 @@ def why_it_stood(diagnosis: Diagnosis) -> Iterator[str]:
     if more:
         told.append(f"Removing {' or '.join(cause.id for cause in more)} alone lowers the loss on new text as well.")
     if pins := of["pins the loss"]:
-        told.append(
-            f"That alone would let the loss sink to {_number(pins[0].trials[0].reference)}; what keeps it above:"
-        )
+        floor = _number(pins[0].trials[0].reference)
+        told.append(f"This alone would let the loss sink to its floor, {floor}. What keeps it above:")
         told += [
             f"{_sentence(cause.finding.fault.card.title)} {_because_it_hurts(cause.finding.fault)}" for cause in pins
         ]
@@ -311,12 +313,12 @@ def _finding_facts(finding: Finding, fault: Fault) -> Iterator[tuple[str, str]]:
     if finding.revealed:
         yield "Came to light", "Only after the other faults were repaired together."
     yield "Repair", _sentence(fault.card.sections["Remedy"])
-    yield "Measured by", _measured_by(finding)
+    yield "Probe", _measured_by(finding)
 
 
 def _finding_entry(finding: Finding) -> Entry:
     fault = finding.fault
-    facts = (("Evidence", _sentence(finding.verdict.because)), ("Measured by", _measured_by(finding)))
+    facts = (("Evidence", _sentence(finding.verdict.because)), ("Probe", _measured_by(finding)))
     return Entry(title=fault.card.title, fault=fault.id, facts=facts)
 
 
@@ -348,7 +350,7 @@ def _after(diagnosis: Diagnosis) -> Section:
 def _verdicts(diagnosis: Diagnosis, status: str, title: str, caption: str) -> Section:
     findings = diagnosis.verdicts(status)
     rows = tuple((each.fault.id, _sentence(each.verdict.because), _measured_by(each)) for each in findings)
-    table = Table(caption=caption, columns=("Fault", "Because", "Measured by"), rows=rows)
+    table = Table(caption=caption, columns=("Fault", "Because", "Probe"), rows=rows)
     name = "ruled-out" if status == "absent" else status.replace(" ", "-")
     return Section(name=name, title=f"{title}: {len(rows)}", tables=(table,) if rows else ())
 
@@ -447,11 +449,12 @@ def _failures(diagnosis: Diagnosis) -> Table:
 
 
 def trial_in_words(cause: Cause) -> str:
-    """What the deciding trial on a cause compared and found, with seeds and spread."""
-    trial = cause.trials[0]
+    """What a trial on a cause compared and found, with seeds and spread: the deciding one, or the last one tried."""
+    trial = cause.trials[0] if cause.confirmed else cause.trials[-1]
     before, after = (_number(statistics.fmean(side)) for side in (trial.before, trial.after))
     setting = trial.question.removeprefix(f"repair {cause.id}, ")
-    return f"{trial.quantity} {before} -> {after}, {setting}, over {_seeds(trial.seeds)} ({_noise(trial)})"
+    said = f"with {setting}" if setting != trial.question else f"({setting})"
+    return f"the {trial.quantity} goes from {before} to {after} {said} ({_seeds(trial.seeds)}; {_noise(trial)})"
 
 
 def _fall(trial: Trial) -> str:
@@ -462,11 +465,11 @@ def _fall(trial: Trial) -> str:
 
 def milestone_in_words(milestone: Milestone, seeds: Sequence[int]) -> str:
     """The claim, whether it holds, and the values of each seed."""
-    values = f"{_values(milestone.values)} {milestone.unit} over {_seeds(seeds)}"
+    values = f"{_values(milestone.values)} {milestone.unit} ({_seeds(seeds)})"
     line = f"{_number(milestone.bound)}, {milestone.bound_is}"
     if milestone.reached:
         return f"{milestone.claim}: {values}, below {line}"
-    return f"missed: {milestone.claim} ({values}, to be below {line})"
+    return f"this is missed: {milestone.claim}: {values}, not below {line}"
 
 
 def _noise(trial: Trial) -> str:
@@ -504,7 +507,7 @@ def _gap(value: float, line: float) -> str:
     if abs(value - line) < 5e-5:
         return "on"
     distance = abs(value - line)
-    size = f"{distance:.0e}" if distance < ALIKE else f"{distance:.4f}"
+    size = f"{distance:.0e}".replace("e-0", "e-") if distance < ALIKE else f"{distance:.4f}"
     return f"{size} {'above' if value > line else 'below'}"
 
 
@@ -532,7 +535,7 @@ def _sentence(text: str) -> str:
     """The text with a capital (unless it starts with an identifier or a formula) and a full stop."""
     text = text.strip()
     ended = text if text.endswith((".", "!", "?", ":")) else f"{text}."
-    return ended[:1].upper() + ended[1:] if re.match(r"[a-z]+(?=[\s,.;:-])", ended) else ended
+    return ended[:1].upper() + ended[1:] if re.match(r"[a-z]+(?=[\s,;:]|\.(\s|$))", ended) else ended
 
 
 # --- markdown --------------------------------------------------------------------------------------------------------

@@ -30,19 +30,19 @@ LINES = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY)
 WIDTH = 5.0  # inches
 POINTS = 72 * WIDTH  # width in points: the unit of the tables that are drawn by hand
 STRONG = 4.0  # a loss that changes by this factor gets the full shade
-LEVEL_GAP = 0.125  # between two level labels, as a share of the axes' height: two lines of text
+LEVEL_GAP = 0.135  # between two level labels, as a share of the axes' height: two lines of text
 STYLE: dict[Any, Any] = {  # matplotlib's stubs want literal keys
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9.5,
+    "font.size": 10,
+    "axes.titlesize": 10,
     "axes.titlelocation": "left",
-    "axes.labelsize": 9,
+    "axes.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -191,7 +191,7 @@ def _label_levels(
             xytext=(1.06, place),
             textcoords="axes fraction",
             va="center",
-            fontsize=8,
+            fontsize=9,
             arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "alpha": shade, "relpos": (0, 0.5)},
         )
 
@@ -302,11 +302,11 @@ def switch_table(rows: Sequence[SwitchRow]) -> Figure | None:
     for side, title in enumerate(("repair only this", "repair all but this")):
         axes.text(left + (3 * side + 1.5) * cell, 14, title, ha="center", fontsize=10, fontweight="bold")
         for place, name in enumerate(("one batch", "train", "honest")):
-            axes.text(left + (3 * side + place + 0.5) * cell, 32, name, ha="center", fontsize=8.5)
+            axes.text(left + (3 * side + place + 0.5) * cell, 32, name, ha="center", fontsize=9.5)
     for line, row in enumerate(rows):
         top = head + line * row_height
         axes.plot([left, POINTS - left], [top - 6, top - 6], color=INK, linewidth=0.4, alpha=0.5)
-        axes.text(left + 1, top + 4, row.label, fontsize=8.5, fontweight="bold" if line == 0 else "normal", va="center")
+        axes.text(left + 1, top + 4, row.label, fontsize=9.5, fontweight="bold" if line == 0 else "normal", va="center")
         for place, values in enumerate(row.cells):
             corner = (left + place * cell + 1, top + 10)
             _switch_cell(axes, corner, cell - 2, values, rows[0].cells[place] if line else ())
@@ -479,7 +479,7 @@ def milestone_rows(milestones: Sequence[Milestone]) -> Figure | None:
         ax.set_xticks(ticks if abs(math.log(ticks[0] / ticks[1])) > 0.25 * _decades(ax) else ticks[1:])
         ax.set_xticks([], minor=True)
         ax.xaxis.set_major_formatter("{x:.3g}")
-        ax.set_title(_wrapped(each.claim), fontsize=8.5)
+        ax.set_title(_wrapped(each.claim), fontsize=9.5)
     return figure
 
 
@@ -654,7 +654,7 @@ def _shortened(name: str, head: int = 18, tail: int = 12) -> str:
     return name if len(name) <= head + tail + 2 else f"{name[:head]}..{name[-tail:]}"
 
 
-def _wrapped(text: str, width: int = 62) -> str:
+def _wrapped(text: str, width: int = 58) -> str:
     """The text on two lines at most, broken at a space."""
     place = text.rfind(" ", 0, width) if len(text) > width else -1
     return text if place < 0 else f"{text[:place]}\n{text[place + 1 :]}"
