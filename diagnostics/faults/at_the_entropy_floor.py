@@ -7,7 +7,8 @@ Judged by:     earlier tokens tell nothing beyond chance (floor: unigram entropy
                (floor: H(next | current)), and the loss stands at that floor. Grade: explanation.
 Looks like:    needs-more-steps, softmax-before-cross-entropy, learning-rate-too-low.
 Remedy:        none is needed; other data, or a longer context if the dependence is there and out of reach.
-Blind spots:   dependence that reaches further back than eight tokens, or that no two neighbours show; large vocabularies, where counting does not decide.
+Blind spots:   dependence that reaches further back than eight tokens, or that takes more than two tokens together to
+               see; large vocabularies, where counting does not decide.
 Source:        Shannon 1948 (entropy of a source); Miller 1955 (bias of counted entropies). BEYOND_CHANCE, AT, NEAR:
                ours. On independent tokens (23 to 8,063 types) no lag exceeds 2.4 standard deviations of the shuffled
                ones; on English text at 8,063 raw merges the first lag exceeds them 97 times.
