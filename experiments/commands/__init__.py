@@ -1,10 +1,21 @@
 """The `unplateau` command: a file per subcommand. Nothing here imports torch until a command runs."""
 
+import os
 import sys
+from typing import Annotated
 
 import typer
 
+from experiments.commands.decode import decode
 from experiments.commands.diagnose import diagnose
+from experiments.commands.encode import encode
+from experiments.commands.explain import explain
+from experiments.commands.faults import faults
+from experiments.commands.generate import generate
+from experiments.commands.overfit import overfit
+from experiments.commands.show import show
+from experiments.commands.tokenize import tokenize
+from experiments.commands.train import train
 
 app = typer.Typer(
     name="unplateau",
@@ -16,19 +27,56 @@ app = typer.Typer(
     epilog="Start with: unplateau diagnose",
 )
 
-app.command()(diagnose)
+COMMANDS = (diagnose, explain, faults, overfit, train, generate, tokenize, encode, decode, show)
+SHORT_HELP = {"diagnose": "Run a recipe and explain where its loss stands."}
+for command in COMMANDS:  # in the order in which --help lists them
+    app.command(short_help=SHORT_HELP.get(command.__name__))(command)
+
+INTERRUPTED = 130
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"unplateau {version('unplateau')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Explains why a transformer's loss is stuck, and confirms every cause by removing it."""
 
 
 def main() -> None:
     """Run the command line: exit code 2 and one line for what a user can mend, 130 for Ctrl-C."""
     try:
-        sys.exit(app())
+        run()
     except KeyboardInterrupt:
-        fail("interrupted; what was recorded so far stays", code=130)
+        fail("interrupted; what was recorded so far stays", code=INTERRUPTED)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except ValueError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or 'the disk'}: {error.strerror or error}")
+
+
+def run() -> None:
+    """Run the command line and hand over all of its output."""
+    try:
+        app()
+    except SystemExit as end:  # how Typer always ends
+        if end.code == INTERRUPTED:
+            raise KeyboardInterrupt from end
+        sys.stdout.flush()
+        raise
 
 
 def fail(message: str, code: int = 2) -> None:

@@ -1,6 +1,9 @@
 """What the subcommands share: options, progress bars, folders and configurations from the command line."""
 
-from collections.abc import Callable, Iterator
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +16,8 @@ from experiments.recipes import RECIPES, recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from bpe import Tokenizer
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", help=f"Named run: {', '.join(RECIPES)}.", show_default=True)
@@ -27,7 +32,14 @@ OutOption = Annotated[
 WandbOption = Annotated[
     str, typer.Option("--wandb", help="Weights & Biases: auto, online, offline or disabled.", show_default=True)
 ]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Runs side by side; by default one per core.", show_default=False, min=1)
+]
+TokenizerArgument = Annotated[
+    Path, typer.Argument(metavar="TOKENIZER", help="Folder or file of a tokenizer, or the folder of a run.")
+]
 
+WIDEST = 100
 Advance = Callable[[int, int], None]
 
 
@@ -58,8 +70,51 @@ def results_folder(out: Path | None, name: str) -> Path:
     return out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
+def stored_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer at a path, or that of the run whose folder it is; raises ValueError where there is none."""
+    import bpe
+
+    return bpe.load(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
+
+
+def text_of(paths: Sequence[str]) -> list[str]:
+    """The texts that files, folders and the built-in names stand for; raises ValueError where one has none."""
+    from experiments import corpora
+
+    built_in: dict[str, Callable[[], list[str]]] = {"lanterns": corpora.lanterns, "pydoc": lambda: [corpora.pydoc()]}
+    return [text for path in paths for text in (built_in[path]() if path in built_in else corpora.read_texts(path))]
+
+
+def tell(label: str, text: object) -> None:
+    """One line of results: what it is, and the value in a column of its own; never wrapped, so paths can be copied."""
+    typer.echo(f"{label:<12}{text}")
+
+
+def heading(text: str) -> None:
+    """A line that stands out on a terminal."""
+    typer.secho(text, bold=True)
+
+
+def width() -> int:
+    """Columns for running text: those of the terminal, 80 for a pipe, and no more than can be read with ease."""
+    return min(shutil.get_terminal_size().columns, WIDEST)
+
+
+def paragraph(text: str, *, indent: int) -> None:
+    """Running text, wrapped and indented; its own line ends stay."""
+    margin = " " * indent
+    for line in text.splitlines():
+        typer.echo(textwrap.fill(line, width(), initial_indent=margin, subsequent_indent=margin))
+
+
+def hint(text: str) -> None:
+    """What to do next, for commands whose output may be read by a program: on a terminal only, beside the output."""
+    if sys.stdout.isatty():
+        typer.echo(f"next        {text}", err=True)
+
+
 def console() -> "Console":
-    """The terminal; plain text of any width where the output is a file or a pipe."""
+    """The terminal; plain text where the output is a file or a pipe."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=False)
@@ -74,11 +129,19 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar for work in stages: its function takes (what is going on, done, of how many)."""
+    """One bar for work in stages: its function takes (what is going on, done, of how many).
+
+    Lines that are written meanwhile stand above the bar where both streams are the same terminal; otherwise they go
+    where they always go.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    terminal = Console(stderr=True)
+    shared = sys.stdout.isatty() and terminal.is_terminal
+    with Progress(
+        *columns, console=terminal, transient=True, redirect_stdout=shared, disable=not terminal.is_terminal
+    ) as progress:
         bar = progress.add_task("starting", total=None)
         yield lambda title, done, total: progress.update(bar, description=title, completed=done, total=total)

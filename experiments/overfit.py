@@ -1,0 +1,92 @@
+"""Can this setup learn one batch by heart? The check that a person runs first, over several seeds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+
+from diagnostics.bench import open_bench
+from diagnostics.probes.one_batch import generating_loss, lowest_possible
+from diagnostics.subject import Subject
+from diagnostics.workers import run_all
+
+LEARNED_WITHIN = 0.05
+"""Nats above the lowest loss possible: the line that the overfitting check draws."""
+
+STOP_BELOW = 0.01
+"""Nats; going on gains nothing."""
+
+Verdict = Literal["learned", "learned, but not as generation uses it", "not learned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overfit:
+    """One fresh model, trained on one batch again and again.
+
+    Args:
+        seed: of the weights and of the batch.
+        curve: training loss per optimizer step, dropout and all, nats per target.
+        evaluated: loss on the batch after training, in evaluation mode, nats per target.
+        lowest_possible: what no model can beat that sees only what stands before, nats per target.
+        generating: loss of each row's last token, asked for in the way the model generates, nats; None where it
+            does not generate.
+        generating_lowest: the same bound for those tokens.
+    """
+
+    seed: int
+    curve: tuple[float, ...]
+    evaluated: float
+    lowest_possible: float
+    generating: float | None
+    generating_lowest: float
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the batch is known by heart when the model is called as in training."""
+        return self.evaluated < self.lowest_possible + LEARNED_WITHIN
+
+    @property
+    def is_known_when_writing(self) -> bool:
+        """Whether it is known when the model is used as in generation too."""
+        return self.generating is None or self.generating < self.generating_lowest + LEARNED_WITHIN
+
+
+def overfit(subject: Subject, *, seed: int, steps: int) -> Overfit:
+    """Train a fresh model on its first batch and ask it for that batch.
+
+    Args:
+        subject: with a `build`; otherwise each seed would start from the same weights.
+        seed: of weights, batch and dropout.
+        steps: most optimizer steps; fewer once the loss is below `STOP_BELOW`, or nothing moves any more.
+    """
+    with open_bench(subject, seed) as bench:
+        curve = bench.train(bench.one_batch(), steps, stop_below=STOP_BELOW)
+        bench.model.eval()
+        with torch.no_grad():
+            return Overfit(
+                seed=seed,
+                curve=tuple(curve),
+                evaluated=float(bench.loss()),
+                lowest_possible=lowest_possible(bench),
+                generating=generating_loss(bench),
+                generating_lowest=lowest_possible(bench, only_last=True),
+            )
+
+
+def overfit_all(
+    subject: Subject, *, seeds: int, steps: int, workers: int, on_done: Callable[[int], None]
+) -> list[Overfit]:
+    """`overfit` for the seeds 0, 1, ... side by side."""
+    tasks = [partial(overfit, subject, seed=seed, steps=steps) for seed in range(seeds)]
+    return run_all(tasks, workers=workers, on_done=on_done)
+
+
+def verdict(runs: Sequence[Overfit]) -> Verdict:
+    """What all seeds agree on."""
+    if not all(run.is_learned for run in runs):
+        return "not learned"
+    if not all(run.is_known_when_writing for run in runs):
+        return "learned, but not as generation uses it"
+    return "learned"
