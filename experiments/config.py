@@ -4,6 +4,7 @@ Every setting is declared once, with its default, its meaning, its unit and its 
 `experiments.settings`. Nothing here imports torch.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -232,6 +233,20 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
 def settings() -> list[Setting]:
     """Every setting of a run, in the order of the tree: what help texts and tables are made from."""
     return settings_of(RunConfig)
+
+
+def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs differ: dotted name -> (value in `one`, value in `other`).
+
+    >>> differences(RunConfig(seed=2), RunConfig(seed=3))
+    {'seed': (2, 3)}
+    """
+    values = {each.name: (_value(one, each.name), _value(other, each.name)) for each in settings()}
+    return {name: (mine, theirs) for name, (mine, theirs) in values.items() if mine != theirs}
+
+
+def _value(config: RunConfig, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)
 
 
 def _refuse_unusable_text(config: RunConfig) -> None:

@@ -39,7 +39,7 @@ class RunRecord:
         record = cls(Path(folder))
         if record.config_path.exists():
             raise ValueError(f"{folder} already holds a run; resume it or choose another folder")
-        write_text(record.config_path, json.dumps(to_dict(config), indent=2) + "\n")
+        record.set_config(config)
         write_text(record.folder / "environment.json", json.dumps(environment(config.seed), indent=2) + "\n")
         record.set_state("running")
         return record
@@ -74,7 +74,7 @@ class RunRecord:
 
     @property
     def config(self) -> RunConfig:
-        """The configuration that the run was started with."""
+        """The configuration that the run was started or last resumed with."""
         return from_dict(_read_json(self.config_path))
 
     @property
@@ -86,6 +86,10 @@ class RunRecord:
     def state(self) -> State:
         """How the run stands; "running" is also what a killed run leaves."""
         return cast(State, _read_json(self.folder / "state.json")["state"])
+
+    def set_config(self, config: RunConfig) -> None:
+        """Write down the configuration; a resumed run may be longer than it was."""
+        write_text(self.config_path, json.dumps(to_dict(config), indent=2) + "\n")
 
     def set_state(self, state: State) -> None:
         """Write down how the run stands."""

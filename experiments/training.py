@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from experiments.checkpoint import load_checkpoint, save_checkpoint
-from experiments.config import RunConfig
+from experiments.config import RunConfig, differences
 from experiments.data import Prepared, PreparedPairs
 from experiments.evaluation import Evaluation, bleu, evaluate
 from experiments.record import RunRecord
@@ -358,12 +358,10 @@ def _resumed(folder: Path, config: RunConfig) -> RunRecord:
     record = RunRecord.open(folder)
     if not record.checkpoint_path.exists():
         raise ValueError(f"{folder} holds no checkpoint to resume from; start the run in another folder")
-    for each in dataclasses.fields(config):
-        was, now = getattr(record.config, each.name), getattr(config, each.name)
-        if each.name not in MAY_DIFFER_ON_RESUME and was != now:
-            raise ValueError(
-                f"{each.name} differs from the run in {folder} ({was} there, {now} here); resume as it was"
-            )
+    for name, (was, now) in differences(record.config, config).items():
+        if name.partition(".")[0] not in MAY_DIFFER_ON_RESUME:
+            raise ValueError(f"{name} ({now!r}) differs from the run in {folder} ({was!r}); resume the run as it was")
+    record.set_config(config)
     return record
 
 

@@ -16,6 +16,7 @@ from experiments.config import (
     OptimConfig,
     RunConfig,
     TrainConfig,
+    differences,
     from_dict,
     override,
     settings,
@@ -133,6 +134,15 @@ def test_present_defects_are_listed_in_the_order_of_the_fields() -> None:
     defects = DefectsConfig(untied_head=True, targets_not_shifted=True)
     assert defects.present() == ("targets_not_shifted", "untied_head")
     assert len(DefectsConfig.all().present()) == 13
+
+
+def test_differences_name_every_setting_that_differs_and_no_other() -> None:
+    changes = {"optim.lr": 0.5, "train.patience": 3}
+    assert differences(RunConfig(), override(RunConfig(), changes)) == {
+        "optim.lr": (1e-3, 0.5),
+        "train.patience": (None, 3),
+    }
+    assert differences(RunConfig(), RunConfig()) == {}
 
 
 def test_every_setting_is_explained() -> None:

@@ -97,6 +97,7 @@ def test_a_finished_run_can_be_made_longer(tiny: RunConfig, tmp_path: Path) -> N
     run(short, tmp_path / "longer")
     longer = run(override(short, {"train.steps": 20}), tmp_path / "longer", resume=True)
     assert same(straight, longer)
+    assert longer.config.train.steps == 20
 
 
 def test_training_lowers_both_losses(tiny: RunConfig, tmp_path: Path) -> None:
@@ -250,7 +251,9 @@ def test_a_run_is_resumed_as_it_was_or_not_at_all(tiny: RunConfig, tmp_path: Pat
     record = run(override(tiny, {"train.steps": 2}), tmp_path / "run")
     with pytest.raises(ValueError, match="already holds a run"):
         run(tiny, tmp_path / "run")
-    with pytest.raises(ValueError, match="optim differs from the run in"):
+    with pytest.raises(
+        ValueError, match=r"optim\.lr \(1\.0\) differs from the run in .* \(0\.003\); resume the run as it was"
+    ):
         run(override(tiny, {"optim.lr": 1}), tmp_path / "run", resume=True)
     record.checkpoint_path.unlink()
     with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
