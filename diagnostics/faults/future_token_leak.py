@@ -9,7 +9,8 @@ Looks like:    targets-not-shifted, norm-over-the-wrong-axis (redundant: repairi
 Remedy:        set the scores above the diagonal to minus infinity before the softmax, in every attention over a window
                that contains the targets: also in an encoder whose input overlaps them.
 Blind spots:   models without a token view; a source that is no shifted copy of the targets is left alone, as it may be
-               read whole; a normalisation over positions that is written out inside a larger module counts as a leak.
+               read whole (in a copy task it is a copy: let the token view leave it alone); a normalisation over
+               positions that is written out inside a larger module counts as a leak.
 Source:        Vaswani et al. 2017, section 3.2.3. Rounding: 1e-9 in double and 1e-4 in single precision, three digits
                above either.
 """
@@ -48,7 +49,7 @@ def judge(influence: TokenInfluence) -> Verdict:
             f"deviations, from up to {worst.norms_aside.reach} positions behind the target; {honest}; with attention "
             f"masked this is {mask}",
             movement=size,
-            reach=worst.norms_aside.reach,
+            reach=float(worst.norms_aside.reach),
         )
     if plainly > rounding:
         return absent(

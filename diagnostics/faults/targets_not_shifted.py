@@ -9,8 +9,9 @@ Judged by:     an argument that holds target i at position i (or earlier) and mo
 Looks like:    future-token-leak, norm-over-the-wrong-axis, duplicate-data.
 Remedy:        give the decoder the targets shifted by one, behind a start token; compare logits[:, t] with the token
                after the ones that position t has read.
-Blind spots:   models without a token view; masked language models, whose targets are their input on purpose; where
-               even with attention masked later tokens move the logits too, the two leaks cannot be told apart.
+Blind spots:   models without a token view; masked language models and copy tasks, whose targets are their input on
+               purpose (give them a token view that leaves the source alone); where even with attention masked later
+               tokens move the logits too, the two leaks cannot be told apart.
 Source:        Vaswani et al. 2017, section 3.1: "the output embeddings are offset by one position". Rounding: 1e-9 in
                double and 1e-4 in single precision, three digits above either.
 """
@@ -67,7 +68,7 @@ def verdict_on(source: SourceInfluence, rounding: float) -> Verdict:
         f"deviations (the tokens before it by at most {source.masked.earlier:.2g})",
         own=own,
         earlier=source.masked.earlier,
-        shift=source.shift,
+        shift=float(source.shift),
     )
 
 
