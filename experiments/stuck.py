@@ -41,9 +41,7 @@ class PositionedEmbedding(nn.Module):
 
     positions: Float[Tensor, "context d_model"]
 
-    def __init__(
-        self, *, vocab_size: int, d_model: int, context: int, dropout: float, defects: DefectsConfig
-    ) -> None:
+    def __init__(self, *, vocab_size: int, d_model: int, context: int, dropout: float, defects: DefectsConfig) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, d_model)
         nn.init.normal_(self.tokens.weight, std=1.0 if defects.embedding_scale else d_model**-0.5)
@@ -230,12 +228,8 @@ class StuckModel(nn.Module):
         self.embedding = PositionedEmbedding(
             vocab_size=vocab_size, d_model=d_model, context=context, dropout=dropout, defects=defects
         )
-        self.encoder = nn.ModuleList(
-            EncoderLayer(**layer, dropout=dropout, defects=defects) for _ in range(num_layers)
-        )
-        self.decoder = nn.ModuleList(
-            DecoderLayer(**layer, dropout=dropout, defects=defects) for _ in range(num_layers)
-        )
+        self.encoder = nn.ModuleList(EncoderLayer(**layer, dropout=dropout, defects=defects) for _ in range(num_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(**layer, dropout=dropout, defects=defects) for _ in range(num_layers))
         self.encoder_norm = self._final_norm(d_model)
         self.decoder_norm = self._final_norm(d_model)
         self.head = nn.Linear(d_model, vocab_size, bias=defects.untied_head)
@@ -248,9 +242,7 @@ class StuckModel(nn.Module):
             return nn.Identity()
         return layer_norm(d_model=d_model, context=self.context, defects=self.defects)
 
-    def forward(
-        self, x: Int[Tensor, "batch time"], y: Int[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch time vocab"]:
+    def forward(self, x: Int[Tensor, "batch time"], y: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time vocab"]:
         """Logits for `y` (probabilities under `softmax_before_cross_entropy`).
 
         Args:

@@ -126,18 +126,14 @@ def rows(stuck: RunConfig) -> Iterator[Row]:
         yield Row(table="fix only", name=name, config=repaired(stuck, [name]), fresh=READABLE)
     yield Row(table="break only", name="nothing", config=sound, fresh=READABLE)
     for name in repairs():
-        yield Row(
-            table="break only", name=name, config=repaired(stuck, without_repairing(name)), fresh=READABLE
-        )
+        yield Row(table="break only", name=name, config=repaired(stuck, without_repairing(name)), fresh=READABLE)
     together: list[str] = []
     for more in LADDER:
         together += more
         left = repaired(stuck, without_repairing(*together))
         yield Row(table="ladder", name="+ " + ", ".join(more), config=left, fresh=READABLE)
     for name, leaks in LEAKS.items():
-        yield Row(
-            table="leaks repaired", name=name, config=repaired(stuck, [*VISIBLE, *leaks]), fresh=READABLE
-        )
+        yield Row(table="leaks repaired", name=name, config=repaired(stuck, [*VISIBLE, *leaks]), fresh=READABLE)
     for name, changes in VOCABULARIES.items():
         yield Row(table="vocabulary of the sound model", name=name, config=sound, fresh=changes)
 
@@ -274,9 +270,7 @@ def main(
     steps: Annotated[int, typer.Option(help="optimizer steps on fresh batches")] = 250,
     batch_steps: Annotated[int, typer.Option(help="optimizer steps on one batch")] = 60,
     tables: Annotated[str, typer.Option(help="only tables that begin so, such as 'fix'")] = "",
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="override, as in model.d_model=64")
-    ] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="override, as in model.d_model=64")] = None,
     report: Annotated[Path | None, typer.Option("--json", help="file for the numbers")] = None,
 ) -> None:
     """Print the tables of the stuck recipe."""
@@ -286,9 +280,7 @@ def main(
         data_of(override(stuck, vocabulary))  # learned once, before the processes ask for it
     found: list[dict[str, object]] = []
     with ProcessPoolExecutor(PROCESSES) as pool:
-        pending = [
-            [pool.submit(measure, row, seed, steps, batch_steps) for seed in range(seeds)] for row in chosen
-        ]
+        pending = [[pool.submit(measure, row, seed, steps, batch_steps) for seed in range(seeds)] for row in chosen]
         table = ""
         for row, runs in zip(chosen, pending, strict=True):
             if row.table != table:

@@ -43,9 +43,7 @@ def edited(tokens: Int[Tensor, "batch time"], position: int) -> Int[Tensor, "bat
 
 def first_moved_output(model: StuckModel, position: int) -> int | None:
     """The earliest output that moves when one token of the stream is edited."""
-    before, after = (
-        model(tokens[:, :-1], tokens[:, 1:]) for tokens in (stream(), edited(stream(), position))
-    )
+    before, after = (model(tokens[:, :-1], tokens[:, 1:]) for tokens in (stream(), edited(stream(), position)))
     moved = (before - after).abs().amax(dim=(0, 2)) > 1e-6
     return int(moved.nonzero()[0]) if moved.any() else None
 
@@ -83,9 +81,7 @@ def test_with_the_softmax_defect_rows_are_probabilities():
 def test_every_switch_changes_the_output_or_what_the_model_holds():
     tokens = stream()
     sound = model_with()(tokens[:, :-1], tokens[:, 1:])
-    silent = {
-        name for name in EVERY_DEFECT if torch.equal(model_with(name)(tokens[:, :-1], tokens[:, 1:]), sound)
-    }
+    silent = {name for name in EVERY_DEFECT if torch.equal(model_with(name)(tokens[:, :-1], tokens[:, 1:]), sound)}
     assert silent == {*NO_LOSS_SHOWS, "generation_differs_from_training", "per_position_affine"}
 
 
