@@ -142,6 +142,8 @@ def answer(diagnosis: Diagnosis) -> Iterator[str]:
     missed = [milestone for milestone in diagnosis.milestones if milestone.required and not milestone.reached]
     yield f"None of the {len(diagnosis.findings)} faults looked for is present ({_tally(diagnosis)})."
     yield from (_sentence(milestone_in_words(each, diagnosis.seeds)) for each in missed or diagnosis.milestones)
+    if not diagnosis.milestones:
+        yield "No training run was made, so nothing here shows that the setup learns."
     yield where_it_stands(diagnosis)
     if diagnosis.state == "unexplained":
         yield from _advice(diagnosis)
@@ -324,10 +326,9 @@ def _finding_entry(finding: Finding) -> Entry:
 
 def _steps(diagnosis: Diagnosis) -> Iterator[Entry]:
     """The repairs in order, each with what to do."""
-    causes = {cause.id: cause for cause in (*diagnosis.causes, *diagnosis.deviations)}
+    faults = {finding.fault.id: finding.fault for finding in diagnosis.findings}
     for name in diagnosis.repair_order:
-        fault = causes[name].finding.fault
-        yield Entry(title=_sentence(fault.card.sections["Remedy"]), fault=name)
+        yield Entry(title=_sentence(faults[name].card.sections["Remedy"]), fault=name)
 
 
 def _after(diagnosis: Diagnosis) -> Section:

@@ -86,7 +86,7 @@ def svg(figure: Figure, name: str = "picture") -> str:
     element = target.getvalue()[target.getvalue().index("<svg") :]
     element = re.sub(r' (?:width|height)="[\d.]+pt"', "", element, count=2)
     used = set(re.findall(r"#([\w-]+)", element))
-    element = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", element)
+    element = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", element)
     return element.replace(INK, "currentColor").strip()
 
 

@@ -22,7 +22,6 @@ COLUMNS = 80
 COLOURS = {"faulty": "bold red", "healthy": "bold green", "unexplained": "bold magenta"}
 FULL = ("causes", "behind", "unconfirmed")  # told with trial and evidence; the rest gets a line each
 ELSEWHERE = ("Repair", "Probe")  # facts of a cause that the order of repair and the page tell
-COMPACT = ("ruled-out", "not-tested", "unclear")
 
 
 def print_report(diagnosis: Diagnosis, console: Console | None = None) -> None:
@@ -70,7 +69,7 @@ def _body(section: Section) -> Iterator[RenderableType]:
     for place, entry in enumerate(section.entries, start=1):
         yield _full(place, entry) if section.name in FULL else _brief(place, entry)
     for table in section.tables:
-        yield _verdicts(table) if section.name in COMPACT else _milestones(table)
+        yield _rows(section.name, table)
 
 
 def _full(place: int, entry: Entry) -> RenderableType:
@@ -91,8 +90,16 @@ def _brief(place: int, entry: Entry) -> RenderableType:
     return _line(f"{place}. ", entry.fault or "", entry.facts[0][1] if entry.facts else entry.title)
 
 
-def _verdicts(table: Rows) -> RenderableType:
-    """One line for each verdict, cut where it is too long."""
+def _rows(name: str, table: Rows) -> RenderableType:
+    if name == "ruled-out":
+        return _ruled_out(table)
+    if name == "after":
+        return _milestones(table)
+    return Group(*(_line("- ", row[0], row[1]) for row in table.rows))
+
+
+def _ruled_out(table: Rows) -> RenderableType:
+    """One line for each fault, cut where it is too long: the page has the whole sentences."""
     lines = (textwrap.shorten(f"{name}: {because}", COLUMNS - 2, placeholder=" ...") for name, because, _ in table.rows)
     names = (len(row[0]) for row in table.rows)
     return Group(*(_styled(f"- {line}", 2, 2 + name) for line, name in zip(lines, names, strict=True)))
