@@ -21,7 +21,7 @@ from diagnostics.probes.loss_inputs import LOSS_INPUTS, LossInputs
 from diagnostics.probes.rate_scan import RATE_SCAN, RateScan
 
 MARGIN = 0.25  # nats
-NOISE = 3.0
+NOISE = 1.0
 PLANTED = 100.0
 SUM_ERROR = 1e-3
 

@@ -15,7 +15,7 @@ Source:        Stanford CS231n, notes on training (updates of about 1e-3 of the 
 
 from diagnostics.fault import Fault, Verdict, absent, present, unclear
 from diagnostics.faults.learning_rate_too_high import MARGIN, hidden_by
-from diagnostics.interventions.optimization import change_rate
+from diagnostics.interventions.optimization import USUAL_RATE, change_rate
 from diagnostics.probes.loss_inputs import LOSS_INPUTS, LossInputs
 from diagnostics.probes.rate_scan import RATE_SCAN, RateScan
 
@@ -54,7 +54,7 @@ FAULT = Fault(
     measured_by=(RATE_SCAN, LOSS_INPUTS),
     judge=judge,
     plant=change_rate(PLANTED).apply,
-    remedies=(change_rate(1e4), change_rate(1e3), change_rate(100.0), change_rate(10.0)),
+    remedies=(USUAL_RATE,),
     looks_like=("parameters-not-in-the-optimizer", "saturated-output", "needs-more-steps"),
     wrong="optimizer = torch.optim.AdamW(model.parameters(), lr=1e-7)",
     right="optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)",
