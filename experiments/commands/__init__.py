@@ -12,10 +12,12 @@ from experiments.commands.encode import encode
 from experiments.commands.explain import explain
 from experiments.commands.faults import faults
 from experiments.commands.generate import generate
+from experiments.commands.gradients import gradients
 from experiments.commands.overfit import overfit
 from experiments.commands.show import show
 from experiments.commands.tokenize import tokenize
 from experiments.commands.train import train
+from experiments.commands.tying import tying
 
 app = typer.Typer(
     name="unplateau",
@@ -27,7 +29,7 @@ app = typer.Typer(
     epilog="Start with: unplateau diagnose",
 )
 
-COMMANDS = (diagnose, explain, faults, overfit, train, generate, tokenize, encode, decode, show)
+COMMANDS = (diagnose, explain, faults, overfit, gradients, tying, train, generate, tokenize, encode, decode, show)
 SHORT_HELP = {"diagnose": "Run a recipe and explain where its loss stands."}
 for command in COMMANDS:  # in the order in which --help lists them
     app.command(short_help=SHORT_HELP.get(command.__name__))(command)

@@ -37,6 +37,9 @@ def train(
         str | None,
         typer.Option("--wandb", help="Weights & Biases: auto, online, offline or disabled.  [default: auto]"),
     ] = None,
+    threads: Annotated[
+        int, typer.Option(help="Processor threads. Small models gain nothing from more; raise it for wide ones.", min=1)
+    ] = 1,
 ) -> None:
     """Train a recipe and keep its record.
 
@@ -51,7 +54,7 @@ def train(
         refuse_beside_resume(recipe=recipe, out=out)
         config, folder = resumed_config(resume, changes, wandb), resume
     try:
-        record = trained(config, folder, resume=resume is not None)
+        record = trained(config, folder, resume=resume is not None, threads=threads)
     except KeyboardInterrupt:
         if (folder / "checkpoint.pt").exists():
             typer.echo(f"next        unplateau train --resume {folder}", err=True)
@@ -61,12 +64,15 @@ def train(
     tell("next", f"unplateau generate {record.folder}")
 
 
-def trained(config: RunConfig, folder: Path, *, resume: bool) -> "RunRecord":
+def trained(config: RunConfig, folder: Path, *, resume: bool, threads: int) -> "RunRecord":
     """The finished run, its lines on the output and its bar beside them."""
+    import torch
+
     from experiments.data import prepare
     from experiments.tracking import open_tracker
     from experiments.training import train
 
+    torch.set_num_threads(threads)
     with progress_bar("learning the tokenizer") as advance:
         data = prepare(config, progress=advance)
     with open_tracker(config, folder, say=typer.echo) as tracker, progress_bar("training") as advance:
