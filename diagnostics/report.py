@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diagnostics.diagnosis import Cause, Diagnosis, Milestone, Role, to_json
 from diagnostics.fault import Fault, Finding
@@ -101,7 +101,7 @@ def sections(diagnosis: Diagnosis) -> tuple[Section, ...]:
         Section(
             name="deviations",
             title="Departs from the recipe, measured harmless",
-            entries=tuple(map(_cause_entry, diagnosis.deviations)),
+            entries=tuple(_deviation_entry(cause) for cause in diagnosis.deviations),
         ),
         Section(name="order", title="The order of repair", entries=tuple(_steps(diagnosis))),
         _after(diagnosis),
@@ -316,6 +316,13 @@ def _finding_facts(finding: Finding, fault: Fault) -> Iterator[tuple[str, str]]:
         yield "Came to light", "Only after the other faults were repaired together."
     yield "Repair", _sentence(fault.card.sections["Remedy"])
     yield "Probe", _measured_by(finding)
+
+
+def _deviation_entry(cause: Cause) -> Entry:
+    """A harmless deviation with its trial and evidence; how to repair it stands on its card."""
+    entry = _cause_entry(cause)
+    facts = tuple(fact for fact in entry.facts if fact[0] != "Repair")
+    return replace(entry, facts=facts, wrong="", right="")
 
 
 def _finding_entry(finding: Finding) -> Entry:

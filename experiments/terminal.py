@@ -24,7 +24,7 @@ FULL = ("causes", "behind", "unconfirmed")  # told with trial and evidence; the 
 ELSEWHERE = ("Repair", "Probe")  # facts of a cause that the order of repair and the page tell
 
 
-def print_report(diagnosis: Diagnosis, console: Console | None = None) -> None:
+def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
     """Print the report.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from diagnostics.diagnosis import Diagnosis
-from experiments.terminal import print_report, report_console
+from experiments.terminal import render, report_console
 from tests import diagnoses
 
 EVERY_STATE = (diagnoses.stuck, diagnoses.healthy, diagnoses.unexplained, diagnoses.bare)
@@ -15,7 +15,7 @@ EVERY_STATE = (diagnoses.stuck, diagnoses.healthy, diagnoses.unexplained, diagno
 
 def piped(diagnosis: Diagnosis) -> str:
     target = io.StringIO()
-    print_report(diagnosis, Console(file=target, width=80, highlight=False))
+    render(diagnosis, Console(file=target, width=80, highlight=False))
     return target.getvalue()
 
 
@@ -64,7 +64,7 @@ def test_words_in_brackets_are_no_markup() -> None:
 
 def test_a_terminal_gets_colours() -> None:
     target = io.StringIO()
-    print_report(diagnoses.healthy(), Console(file=target, width=80, force_terminal=True, color_system="standard"))
+    render(diagnoses.healthy(), Console(file=target, width=80, force_terminal=True, color_system="standard"))
     assert "\x1b[1;32mHEALTHY" in target.getvalue()
 
 
@@ -72,12 +72,12 @@ def test_a_pipe_that_knows_only_ascii_gets_what_it_can_hold() -> None:
     raw = io.BytesIO()
     target = io.TextIOWrapper(raw, encoding="ascii")
     diagnosis = diagnoses.bare()
-    print_report(diagnosis, Console(file=target, width=80))
+    render(diagnosis, Console(file=target, width=80))
     target.flush()
     assert raw.getvalue().startswith(b"HEALTHY  ")
 
 
 def test_a_report_on_standard_output_is_eighty_columns_wide_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_console().width == 80
-    print_report(diagnoses.stuck())
+    render(diagnoses.stuck())
     assert max(map(len, capsys.readouterr().out.splitlines())) == 80
