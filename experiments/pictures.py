@@ -11,7 +11,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -29,6 +29,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "
 LINES = (VERMILION, BLUE, GREEN, ORANGE, PURPLE, SKY)
 WIDTH = 5.0  # inches
 POINTS = 72 * WIDTH  # width in points: the unit of the tables that are drawn by hand
+MODULES_DRAWN = 40
 STRONG = 4.0  # a loss that changes by this factor gets the full shade
 LEVEL_GAP = 0.135  # between two level labels, as a share of the axes' height: two lines of text
 STYLE: dict[Any, Any] = {  # matplotlib's stubs want literal keys
@@ -589,41 +590,79 @@ def by_module(values: Sequence[tuple[str, float]], *, unit: str, title: str = ""
     return figure
 
 
-def module_values(measurement: Any) -> dict[str, list[tuple[str, float]]]:
-    """Per-module numbers of a measurement: every field that holds (name, number) pairs, by field name."""
-    found = {}
-    for field in fields(measurement) if is_dataclass(measurement) else ():
-        value = getattr(measurement, field.name)
-        if isinstance(value, tuple) and len(value) > 1 and all(map(_is_named_number, value)):
-            found[field.name] = [(str(name), float(number)) for name, number in value]
-    return found
+def merged(
+    values: Sequence[tuple[str, float]], combine: Callable[[Sequence[float]], float], most: int = MODULES_DRAWN
+) -> list[tuple[str, float]]:
+    """The values by module, of as deep a module as leaves at most ``most`` of them.
+
+    >>> merged([("encoder.0.key", 3.0), ("encoder.0.query", 5.0), ("head", 2.0)], max, most=2)
+    [('encoder.0', 5.0), ('head', 2.0)]
+    """
+    names = [name.split(".") for name, _ in values]
+    for depth in range(max(map(len, names), default=0), 0, -1):
+        groups: dict[str, list[float]] = {}
+        for name, (_, value) in zip(names, values, strict=True):
+            groups.setdefault(".".join(name[:depth]) or "model", []).append(value)
+        if len(groups) <= most or depth == 1:
+            return [(name, combine(each)) for name, each in groups.items()]
+    return []
 
 
-def _is_named_number(value: Any) -> bool:
-    pair = isinstance(value, tuple) and len(value) == 2
-    return pair and isinstance(value[0], str) and isinstance(value[1], int | float) and not isinstance(value[1], bool)
+@dataclass(frozen=True, kw_only=True)
+class ByModule:
+    """How one number per module is read off a probe's measurement."""
+
+    probe: str
+    title: str
+    unit: str
+    take: Callable[[Any], list[tuple[str, float]]]
 
 
-BY_MODULE = {
-    ("gradient-norms", "norms"): ("Gradient norms by depth", "norm of the gradient"),
-    ("gradient-norms", "update_ratios"): ("Update-to-weight ratios", "size of one update over size of the weights"),
-    ("stream-scale", "depth"): ("Size of the stream by depth", "root mean square of an entry"),
-}
+def _norms(measurement: Any) -> list[tuple[str, float]]:
+    names = [name for name, _ in measurement.modules]
+    return merged(list(zip(names, measurement.over_steps[0], strict=True)) if measurement.over_steps else [], _length)
 
 
-def _module_pictures(diagnosis: Diagnosis) -> Iterator[Picture | None]:
-    for (probe, field), (title, unit) in BY_MODULE.items():
-        reading = diagnosis.reading(probe)
-        values = module_values(reading.measurement).get(field, []) if reading is not None else []
-        figure = by_module(values, unit=unit)
+def _length(norms: Sequence[float]) -> float:
+    return math.sqrt(sum(norm * norm for norm in norms))
+
+
+def _ratios(measurement: Any) -> list[tuple[str, float]]:
+    return merged(
+        [(each.name.removesuffix(".weight"), each.median) for each in measurement.matrices], statistics.median
+    )
+
+
+def _sizes(measurement: Any) -> list[tuple[str, float]]:
+    return merged(measurement.depth, statistics.fmean)
+
+
+BY_MODULE = (
+    ByModule(
+        probe="gradient-norms", title="Gradient norms by depth", unit="norm of the gradient, first step", take=_norms
+    ),
+    ByModule(
+        probe="update-ratios", title="Update-to-weight ratios", unit="one update over the weights, median", take=_ratios
+    ),
+    ByModule(
+        probe="stream-scale", title="Size of the stream by depth", unit="root mean square of an entry", take=_sizes
+    ),
+)
+
+
+def _module_pictures(diagnosis: Diagnosis) -> Iterator[Picture]:
+    for each in BY_MODULE:
+        reading = diagnosis.reading(each.probe)
+        values = each.take(reading.measurement) if reading is not None and reading.measurement is not None else []
+        figure = by_module(values, unit=each.unit)
         if figure is None or reading is None:
             continue
         numbers = [number for _, number in values]
         yield Picture(
-            name=f"{probe}-{field}".replace("_", "-"),
-            title=title,
-            caption=f"From input (top) to output (bottom). Probe {probe}, seed {reading.seed}.",
-            alt=f"{title}: {len(values)} modules from {_short(min(numbers))} to {_short(max(numbers))}.",
+            name=each.probe,
+            title=each.title,
+            caption=f"From input (top) to output (bottom). Probe {each.probe}, seed {reading.seed}.",
+            alt=f"{each.title}: {len(values)} modules from {_short(min(numbers))} to {_short(max(numbers))}.",
             figure=figure,
         )
 

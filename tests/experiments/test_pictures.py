@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from diagnostics.levels import ReferenceLevel
 from diagnostics.probe import Reading
+from diagnostics.probes.gradient_norms import GradientNorms
+from diagnostics.probes.update_ratios import UpdateRatio, UpdateRatios
 from diagnostics.trial import Trial
 from experiments.pictures import (
     BLUE,
@@ -27,8 +29,8 @@ from experiments.pictures import (
     by_module,
     influence,
     loss_curves,
+    merged,
     milestone_rows,
-    module_values,
     one_batch_curves,
     pictures,
     png,
@@ -219,16 +221,31 @@ def test_a_module_without_gradient_is_marked_because_a_logarithm_cannot_draw_it(
     assert by_module([], unit="norm") is None
 
 
-def test_named_numbers_are_found_in_a_measurement_of_any_probe() -> None:
-    assert module_values(diagnoses.Measured()) == {"depth": list(diagnoses.Measured().depth)}
-    assert module_values(None) == {}
+def test_many_modules_are_merged_into_the_blocks_that_hold_them() -> None:
+    values = [(f"encoder.{layer}.{part}", 2.0) for layer in range(3) for part in ("key", "query", "value")]
+    assert merged([*values, ("", 7.0)], sum, most=5) == [
+        ("encoder.0", 6.0), ("encoder.1", 6.0), ("encoder.2", 6.0), ("model", 7.0)
+    ]  # fmt: skip
+    assert len(merged(values, sum, most=9)) == 9
+    assert merged(values, sum, most=2) == [("encoder", 18.0)]
+    assert merged([], sum) == []
 
 
-def test_the_size_of_the_stream_is_drawn_where_it_was_measured() -> None:
-    reading = Reading(probe="stream-scale", seed=3, seconds=0.5, measurement=diagnoses.Measured())
-    drawn = pictures(replace(diagnoses.bare(), readings=(reading,)))
-    assert [each.name for each in drawn] == ["stream-scale-depth"]
-    assert "seed 3" in drawn[0].caption
+def test_gradients_updates_and_the_stream_are_drawn_where_they_were_measured() -> None:
+    norms = GradientNorms(
+        first=(), modules=(("embedding", 7), ("head", 5)), over_steps=((3.0, 0.0), (1.0, 1.0)), missing=(), zero=(),
+        nonfinite=(), first_nonfinite=None, losses=(2.0,),
+    )  # fmt: skip
+    ratio = UpdateRatio(name="head.weight", first=0.5, median=0.25)
+    ratios = UpdateRatios(matrices=(ratio,), first=0.5, median=0.25, vectors=())
+    measured = {"gradient-norms": norms, "update-ratios": ratios, "stream-scale": diagnoses.Measured()}
+    readings = tuple(Reading(probe=probe, seed=3, seconds=0.5, measurement=each) for probe, each in measured.items())
+    drawn = pictures(replace(diagnoses.bare(), readings=readings))
+    assert [each.name for each in drawn] == list(measured)
+    assert all("seed 3" in each.caption for each in drawn)
+    assert [each.alt for each in drawn[:2]] == [
+        "Gradient norms by depth: 2 modules from 0 to 3.00.", "Update-to-weight ratios: 1 modules from 0.25 to 0.25."
+    ]  # fmt: skip
 
 
 def test_words_of_the_subject_cannot_become_markup() -> None:
