@@ -18,7 +18,8 @@ Source:        Vaswani et al. 2017, section 3.4. LARGE: ours, between the sum of
 import math
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
-from diagnostics.interventions.scale_embedding import UNIT_EMBEDDING, scale_at_entry, scale_embedding
+from diagnostics.interventions.scale_embedding import scale_at_entry, scale_embedding
+from diagnostics.interventions.unit_embedding import UNIT_EMBEDDING
 from diagnostics.probes.stream_scale import STREAM_SCALE, StreamScale
 from diagnostics.subject import Subject
 

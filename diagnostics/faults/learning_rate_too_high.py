@@ -16,7 +16,7 @@ Source:        Smith 2017, "Cyclical Learning Rates", section 3.3 (range test). 
 import math
 
 from diagnostics.fault import Fault, Verdict, absent, present, unclear
-from diagnostics.interventions.optimization import change_rate
+from diagnostics.interventions.change_rate import change_rate
 from diagnostics.probes.loss_inputs import LOSS_INPUTS, LossInputs
 from diagnostics.probes.rate_scan import RATE_SCAN, RateScan
 

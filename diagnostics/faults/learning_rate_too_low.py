@@ -15,7 +15,8 @@ Source:        Stanford CS231n, notes on training (updates of about 1e-3 of the 
 
 from diagnostics.fault import Fault, Verdict, absent, present, unclear
 from diagnostics.faults.learning_rate_too_high import MARGIN, hidden_by
-from diagnostics.interventions.optimization import USUAL_RATE, change_rate
+from diagnostics.interventions.change_rate import change_rate
+from diagnostics.interventions.usual_rate import USUAL_RATE
 from diagnostics.probes.loss_inputs import LOSS_INPUTS, LossInputs
 from diagnostics.probes.rate_scan import RATE_SCAN, RateScan
 

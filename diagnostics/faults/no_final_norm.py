@@ -49,6 +49,6 @@ FAULT = Fault(
     plant=without_final_norm,
     remedies=(FINAL_NORM,),
     looks_like=("embedding-scale", "saturated-output"),
-    wrong="for layer in self.layers:\n    x = layer(x)\nreturn self.head(x)",
-    right="for layer in self.layers:\n    x = layer(x)\nreturn self.head(self.norm(x))",
+    wrong="for layer in self.layers:\n    x = layer(x)\nlogits = self.head(x)",
+    right="for layer in self.layers:\n    x = layer(x)\nlogits = self.head(self.norm(x))",
 )

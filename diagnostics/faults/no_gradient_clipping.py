@@ -15,7 +15,7 @@ Source:        Pascanu et al. 2013, "On the difficulty of training recurrent neu
 from dataclasses import replace
 
 from diagnostics.fault import Fault, Verdict, absent, present
-from diagnostics.interventions.optimization import CLIP_NORM, clip_gradients
+from diagnostics.interventions.clip_gradients import CLIP_NORM, clip_gradients
 from diagnostics.probes.structure import STRUCTURE, Structure
 from diagnostics.subject import Subject
 

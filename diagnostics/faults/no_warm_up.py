@@ -16,7 +16,7 @@ Source:        Vaswani et al. 2017, section 5.3; Xiong et al. 2020 (post-norm ne
 from dataclasses import replace
 
 from diagnostics.fault import Fault, Verdict, absent, present
-from diagnostics.interventions.optimization import WARM_UP_STEPS, warm_up
+from diagnostics.interventions.warm_up import WARM_UP_STEPS, warm_up
 from diagnostics.probes.rate_scan import RATE_SCAN, RateScan
 from diagnostics.subject import Subject
 

@@ -16,13 +16,9 @@ Source:        Glorot & Bengio 2010, section 3 (saturation stops learning). ZERO
                none of either, the stuck run all. RIGHT and LUCKY: ours; a memorised batch is one-hot and right.
 """
 
-import torch
-from torch import nn
-
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
-from diagnostics.intervention import rebuilt
-from diagnostics.interventions.final_norm import head_weight
-from diagnostics.interventions.scale_logits import UNIT_LOGITS
+from diagnostics.interventions.scale_logits import scale_logits
+from diagnostics.interventions.unit_logits import UNIT_LOGITS
 from diagnostics.probes.output_saturation import OUTPUT_SATURATION, OutputSaturation, OutputState
 from diagnostics.subject import Subject
 
@@ -30,7 +26,7 @@ ZERO = 0.8
 ROWS = 0.5
 RIGHT = 0.9
 LUCKY = 0.6
-LOUDER = 1e3  # the planted factor on the head's matrix: logits of the order of hundreds whatever the initialisation
+LOUDER = 1e3  # the planted factor: logits of the order of hundreds whatever the initialisation
 
 
 def judge(saturation: OutputSaturation) -> Verdict:
@@ -70,14 +66,8 @@ def describe(state: OutputState) -> str:
 
 
 def plant(subject: Subject) -> Subject:
-    """The subject with a head a thousand times too large."""
-    name = head_weight(subject)
-
-    def enlarge(model: nn.Module) -> None:
-        with torch.no_grad():
-            model.get_parameter(name).mul_(LOUDER)
-
-    return rebuilt(subject, enlarge)
+    """The subject with logits a thousand times too large."""
+    return scale_logits(LOUDER).apply(subject)
 
 
 FAULT = Fault(

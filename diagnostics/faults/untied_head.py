@@ -4,7 +4,7 @@ Shows as:      nothing in the loss by itself; as many more parameters as the voc
 Why it hurts:  rare tokens get a gradient only where they are targets, or only where they are inputs, not both.
 Measured by:   structure: the table that is looked up and the matrix that is multiplied with last.
 Judged by:     the same shape, but not the same tensor. Grade: deviation: it departs from the 2017 recipe and is
-               harmless unless a trial says otherwise. With an embedding of large scale an untied head is even the safer one.
+               harmless unless a trial says otherwise. With a large embedding an untied head is even safer.
 Looks like:    vocabulary-too-large.
 Remedy:        head.weight = embedding.weight, and an embedding drawn from N(0, 1/d_model).
 Blind spots:   heads that share through a projection; separate vocabularies of source and target.
@@ -12,7 +12,8 @@ Source:        Vaswani et al. 2017, section 3.4; Press & Wolf 2017, "Using the O
 """
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
-from diagnostics.interventions.tie_weights import TIE_WEIGHTS, untie
+from diagnostics.interventions.tie_weights import TIE_WEIGHTS
+from diagnostics.interventions.untie_weights import untie_weights
 from diagnostics.probes.structure import STRUCTURE, Structure
 
 
@@ -38,7 +39,7 @@ FAULT = Fault(
     repair_rank=50,
     measured_by=(STRUCTURE,),
     judge=judge,
-    plant=untie,
+    plant=untie_weights,
     remedies=(TIE_WEIGHTS,),
     looks_like=("vocabulary-too-large",),
     wrong="self.head = nn.Linear(d_model, vocab)",

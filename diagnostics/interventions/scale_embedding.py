@@ -1,15 +1,13 @@
-"""Make the token vectors larger or smaller where they leave the embedding table, or the table itself."""
+"""Make the token vectors larger or smaller where they leave the embedding table."""
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import open_bench
-from diagnostics.intervention import Intervention, rebuilt, surrounded
+from diagnostics.intervention import Intervention, surrounded
 from diagnostics.probes.stream_scale import StreamScale, counts_positions, stream_scale
 from diagnostics.subject import Subject
 
@@ -56,22 +54,3 @@ def scale_at_entry(subject: Subject) -> StreamScale:
     if not scale.token_rms:
         raise ValueError(f"{subject.name} embeds no tokens that reach a module; this change needs an embedding")
     return scale
-
-
-def unit_embedding(subject: Subject) -> Subject:
-    """The subject whose embedding tables are drawn so small that tokens enter the stack with an RMS of one."""
-    token_rms = scale_at_entry(subject).token_rms
-    assert token_rms is not None
-
-    def shrink(model: nn.Module) -> None:
-        tables = {id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
-        with torch.no_grad():
-            for table in tables.values():
-                table.div_(token_rms)
-
-    return rebuilt(subject, shrink)
-
-
-UNIT_EMBEDDING = Intervention(
-    name="unit-embedding", does="draw the embedding table so that tokens enter with an RMS of one", apply=unit_embedding
-)

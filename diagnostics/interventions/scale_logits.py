@@ -3,13 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.interventions.final_norm import NormalisedHead, head_shape
-from diagnostics.probes.output_saturation import output_state
 from diagnostics.subject import Subject
 from diagnostics.watch import PRODUCTS
 
@@ -43,19 +40,3 @@ def scale_logits(factor: float) -> Intervention:
         return surrounded(subject, lambda model, batch: ScaledHead(given.shape[-1], classes, factor))
 
     return Intervention(name="scale-logits", does=f"multiply the logits by {factor:.3g}", apply=apply)
-
-
-def unit_logits(subject: Subject) -> Subject:
-    """The subject whose fresh model gives logits with a standard deviation of one."""
-    with open_bench(subject, 0) as bench, torch.enable_grad():
-        state = output_state(bench, bench.model)
-    if state is None or state.logit_std == 0:
-        raise ValueError(f"{subject.name} gives no logits that differ; there is nothing to scale")
-    return scale_logits(1 / state.logit_std).apply(subject)
-
-
-UNIT_LOGITS = Intervention(
-    name="unit-logits",
-    does="divide the logits by the standard deviation that a fresh model gives them",
-    apply=unit_logits,
-)

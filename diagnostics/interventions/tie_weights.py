@@ -1,4 +1,4 @@
-"""Share the embedding table with the last matrix, or give the last matrix its own copy."""
+"""Share the embedding table with the last matrix."""
 
 from torch import nn
 
@@ -43,24 +43,4 @@ def tie_weights(subject: Subject) -> Subject:
     return rebuilt(subject, tie)
 
 
-def untie(subject: Subject) -> Subject:
-    """The subject whose head has a copy of the embedding table of its own.
-
-    Raises:
-        ValueError: the head is not tied.
-    """
-    with open_bench(subject, 0) as bench:
-        tied = structure(bench).tied
-    if not tied:
-        raise ValueError(f"the head of {subject.name} is not tied; there is nothing to untie")
-    name = head_weight(subject)
-
-    def copy_head(model: nn.Module) -> None:
-        shared = model.get_parameter(name)
-        place(model, shared, nn.Parameter(shared.detach().clone()))
-
-    return rebuilt(subject, copy_head)
-
-
 TIE_WEIGHTS = Intervention(name="tie-weights", does="share the embedding table with the last matrix", apply=tie_weights)
-UNTIE_WEIGHTS = Intervention(name="untie-weights", does="give the last matrix weights of its own", apply=untie)
