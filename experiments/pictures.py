@@ -12,6 +12,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -389,7 +390,7 @@ def loss_curves(curves: Curves, *, line: float | None = None, title: str = "loss
 
 
 def _draw_curves(axes: Axes, curves: Curves) -> None:
-    for (name, each), colour in zip(curves.items(), LINES, strict=False):
+    for (name, each), colour in zip(curves.items(), cycle(LINES), strict=False):
         low, mean, high = band(each)
         steps = range(1, len(mean) + 1)
         axes.plot(steps, mean, color=colour, linewidth=1.4, label=f"{name}: {_short(mean[-1])}")
@@ -628,9 +629,8 @@ def _length(norms: Sequence[float]) -> float:
 
 
 def _ratios(measurement: Any) -> list[tuple[str, float]]:
-    return merged(
-        [(each.name.removesuffix(".weight"), each.median) for each in measurement.matrices], statistics.median
-    )
+    ratios = [(each.name.removesuffix(".weight"), each.median) for each in measurement.matrices]
+    return merged(ratios, statistics.median)
 
 
 def _sizes(measurement: Any) -> list[tuple[str, float]]:

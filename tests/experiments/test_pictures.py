@@ -179,6 +179,12 @@ def test_curves_of_seeds_that_never_ran_are_left_out() -> None:
     assert [line.get_label() for line in figure.axes[0].lines] == ["a: 1.00"]
 
 
+def test_more_curves_than_colours_are_all_drawn() -> None:
+    figure = loss_curves({f"run {index}": [(3.0, 2.0)] for index in range(11)})
+    assert figure is not None
+    assert len(figure.axes[0].lines) == 11
+
+
 def test_curves_with_losses_below_zero_or_not_a_number_are_drawn_on_a_plain_scale() -> None:
     for curve in ((1.0, -1.0), (1.0, math.nan)):
         figure = loss_curves({"a": [curve]})
