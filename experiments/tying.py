@@ -105,12 +105,14 @@ def trial_of(untied: list[Outcome], tied: list[Outcome]) -> Trial:
 
 
 def held_out_loss(outcome: Outcome, *, in_bits: bool) -> float:
-    """The loss that is compared; raises ValueError for a run that has none."""
+    """The loss that is compared; raises ValueError for a run that has none, or that diverged."""
     loss = outcome.bits_per_byte if in_bits else outcome.honest
     if loss is None:
         raise ValueError(
             f"the run with seed {outcome.seed} has no held-out loss: {outcome.failure or 'not measurable'}"
         )
+    if not math.isfinite(loss):
+        raise ValueError(f"the run with seed {outcome.seed} diverged: its held-out loss is {loss}; lower optim.lr")
     return loss
 
 

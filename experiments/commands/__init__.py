@@ -37,13 +37,14 @@ for command in COMMANDS:  # in the order in which --help lists them
 INTERRUPTED = 130
 
 
-def show_version(wanted: bool) -> None:
+def show_version(wanted: bool) -> bool:
     """Print the version and leave."""
     if wanted:
         from importlib.metadata import version
 
         typer.echo(f"unplateau {version('unplateau')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

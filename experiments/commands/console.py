@@ -103,8 +103,9 @@ def width() -> int:
 def paragraph(text: str, *, indent: int) -> None:
     """Running text, wrapped and indented; its own line ends stay."""
     margin = " " * indent
+    wrap = textwrap.TextWrapper(width(), margin, margin, break_long_words=False, break_on_hyphens=False)
     for line in text.splitlines():
-        typer.echo(textwrap.fill(line, width(), initial_indent=margin, subsequent_indent=margin))
+        typer.echo(wrap.fill(line))
 
 
 def hint(text: str) -> None:

@@ -1,5 +1,6 @@
 """`unplateau gradients`: which modules learn, and how fast?"""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,18 +34,19 @@ def gradients(
 ) -> None:
     """Show gradient norms and update sizes by module.
 
-    Norm: length of the gradient before clipping. Ratio: length of one update over length of the weights; about 0.001
-    is usual in the middle of a training. Zero: share of entries whose gradient is exactly zero. First: at the first
+    Norm: length of the gradient before clipping. Ratio: length of one update over length of the weights; a common
+    rule of thumb is 0.001. Zero: share of entries whose gradient is exactly zero. First: at the first
     step; median: over all steps watched.
     """
     config = configured(recipe, changes, wandb=wandb)
     folder = results_folder(out, f"gradients-{config.name}")
     from diagnostics.workers import one_thread
-    from experiments.commands.results import results
+    from experiments.commands.results import reserve, results
     from experiments.gradients import gradients as measured
     from experiments.pictures import by_module
     from experiments.subject import subject_of
 
+    reserve(config, folder)
     with progress_bar("first steps") as advance, one_thread():
         found = measured(subject_of(config), seed=seed, steps=steps, on_step=lambda done: advance(done, steps))
     show(found)
@@ -94,6 +96,9 @@ def percent(share: float) -> str:
 
 def sentence(found: "Gradients") -> str:
     """What stands out, in one line."""
+    wild = [module.module for module in found.modules if not math.isfinite(sum(module.norms))]
+    if wild:
+        return f"the gradient of {wild[0]} is not finite: the training diverges"
     still = [module.module for module in found.modules if module.never_moves]
     if still:
         which = "every module" if len(still) == len(found.modules) else ", ".join(still[:3])

@@ -39,11 +39,12 @@ def overfit(
     config = configured(recipe, changes, wandb=wandb)
     folder = results_folder(out, f"overfit-{config.name}")
     from diagnostics.workers import workers_available
-    from experiments.commands.results import results
+    from experiments.commands.results import reserve, results
     from experiments.overfit import overfit_all, verdict
     from experiments.pictures import loss_curves
     from experiments.subject import subject_of
 
+    reserve(config, folder)
     with progress_bar("learning one batch") as advance:
         advance(0, seeds)
         runs = overfit_all(

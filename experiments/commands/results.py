@@ -49,10 +49,14 @@ class Results:
         tell("picture", self.folder / "pictures" / f"{name}.png")
 
 
+def reserve(config: RunConfig, folder: Path) -> None:
+    """Write down what is checked before the work begins; raises ValueError where the folder cannot be written."""
+    write_text(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+
+
 @contextmanager
 def results(config: RunConfig, folder: Path, *, job_type: str) -> Iterator[Results]:
-    """A place for the results of one check; raises ValueError where the folder cannot be written."""
+    """A place for the results of one check, in its folder and, filed by the run's name, in Weights & Biases."""
     tracked = override(config, {"track.job_type": job_type, "track.group": config.track.group or config.name})
-    write_text(folder / "config.json", json.dumps(to_dict(tracked), indent=2) + "\n")
     with open_tracker(tracked, folder, say=typer.echo) as tracker:
         yield Results(folder, Trackers([FileTracker(folder), tracker]))

@@ -39,10 +39,11 @@ def tying(
     config = configured(recipe, changes, wandb=wandb)
     folder = results_folder(out, f"tying-{config.name}")
     from diagnostics.workers import workers_available
-    from experiments.commands.results import results
+    from experiments.commands.results import reserve, results
     from experiments.pictures import before_after
     from experiments.tying import tying as measured
 
+    reserve(config, folder)
     with progress_bar("training tied and untied") as advance:
         found = measured(
             config,

@@ -1,0 +1,57 @@
+"""`unplateau explain` and `unplateau faults`: every card can be read."""
+
+import pytest
+
+from diagnostics.fault import HEADINGS
+from diagnostics.faults import CATALOGUE
+
+
+@pytest.mark.parametrize("fault", CATALOGUE, ids=lambda fault: fault.id)
+def test_every_card_is_shown_whole(fault, run) -> None:
+    ended = run("explain", fault.id)
+    text = " ".join(ended.out.split())
+    assert ended.code == 0
+    assert ended.out.startswith(f"{fault.id}  ({fault.family}, {fault.grade})\n{fault.card.title}\n")
+    assert all(f"\n{heading}\n" in ended.out for heading in HEADINGS)
+    wanted = [*fault.card.sections.values(), fault.wrong, fault.right]
+    wanted += [remedy.does for remedy in fault.remedies] + [probe.question for probe in fault.measured_by]
+    assert all(" ".join(each.split()) in text for each in wanted)
+    assert ended.out.splitlines()[-1].startswith("next        unplateau ")
+
+
+def test_underscores_and_capitals_are_forgiven(run) -> None:
+    assert run("explain", "Softmax_Before_Cross_Entropy").out == run("explain", "softmax-before-cross-entropy").out
+
+
+def test_an_unknown_fault_is_refused_with_the_nearest(run) -> None:
+    ended = run("explain", "softmax-before-crossentropy")
+    assert ended.code == 2
+    assert ended.err == (
+        "unplateau: no fault 'softmax-before-crossentropy'; did you mean 'softmax-before-cross-entropy'?\n"
+    )
+
+
+def test_a_pipe_gets_every_fault_on_a_line(run) -> None:
+    lines = run("faults").out.splitlines()
+    assert [line.split()[:3] for line in lines] == [[each.id, each.family, each.grade] for each in CATALOGUE]
+    assert all(line.endswith(each.card.title) for line, each in zip(lines, CATALOGUE, strict=True))
+
+
+def test_filters_apply_together(run) -> None:
+    lines = run("faults", "--family", "model", "--grade", "proof").out.splitlines()
+    wanted = [each.id for each in CATALOGUE if (each.family, each.grade) == ("model", "proof")]
+    assert [line.split()[0] for line in lines] == wanted != []
+
+
+@pytest.mark.parametrize(("option", "value", "near"), [("--family", "modle", "model"), ("--grade", "prof", "proof")])
+def test_an_unknown_filter_is_refused_with_the_nearest(option, value, near, run) -> None:
+    ended = run("faults", option, value)
+    assert ended.code == 2
+    assert ended.err.endswith(f"did you mean {near!r}?\n")
+
+
+def test_a_terminal_gets_families_with_their_faults(run, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    ended = run("faults")
+    assert all(f"  {each.id}  ({each.grade})\n" in ended.out for each in CATALOGUE)
+    assert ended.err == "next        unplateau explain FAULT\n"
