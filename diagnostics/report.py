@@ -240,7 +240,7 @@ def why_it_stood(diagnosis: Diagnosis) -> Iterator[str]:
         told.append(f"Removing {' or '.join(cause.id for cause in more)} alone lowers the loss on new text as well.")
     if pins := of["pins the loss"]:
         floor = _number(pins[0].trials[0].reference)
-        told.append(f"This alone would let the loss sink to its floor, {floor}. What keeps it above:")
+        told.append(f"The loss given so could still sink to its floor, {floor}. What keeps it above:")
         told += [
             f"{_sentence(cause.finding.fault.card.title)} {_because_it_hurts(cause.finding.fault)}" for cause in pins
         ]
@@ -265,7 +265,7 @@ def why_it_sang(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _redundancies(causes: Iterable[Cause]) -> Iterator[str]:
     """One sentence for each set of faults of which only a joint repair helps."""
-    groups = {frozenset((cause.id, *cause.redundant_with)) for cause in causes if cause.redundant_with}
+    groups = {frozenset((cause.id, *cause.only_with)) for cause in causes if cause.only_with}
     for group in sorted(map(sorted, groups)):
         yield (
             f"{_listed(group)} are redundant: with the others in place, repairing one of them alone gains nothing, "
@@ -298,8 +298,8 @@ def _cause_entry(cause: Cause) -> Entry:
         facts.append((label, _sentence(trial_in_words(cause))))
     else:
         facts.append(("Trial", _sentence(cause.because)))
-    if cause.redundant_with:
-        facts.append(("Repair together with", _sentence(_listed(cause.redundant_with))))
+    if cause.only_with:
+        facts.append(("Repair together with", _sentence(_listed(cause.only_with))))
     return Entry(
         title=fault.card.title,
         fault=fault.id,

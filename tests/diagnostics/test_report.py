@@ -102,7 +102,7 @@ def test_every_finding_is_told_somewhere_outside_the_appendix() -> None:
 def test_why_the_loss_stood_there_is_one_paragraph_from_the_confirmed_causes() -> None:
     (paragraph,) = parts(diagnoses.stuck())["why"].paragraphs
     assert "the loss of one batch (nats per token) goes from 8.98 to 0.03" in paragraph
-    assert "This alone would let the loss sink to its floor, 7.995. What keeps it above: A stack with" in paragraph
+    assert "The loss given so could still sink to its floor, 7.995. What keeps it above: A stack with" in paragraph
     assert "Even then the loss on new text stays up, which the training loss cannot show: future-token" in paragraph
 
 
