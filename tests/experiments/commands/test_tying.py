@@ -57,7 +57,7 @@ def test_a_run_that_fails_is_named() -> None:
 
 def test_a_run_that_diverges_is_named() -> None:
     wild = [Outcome(regime="fresh batches", seed=7, honest=math.nan)]
-    with pytest.raises(ValueError, match="seed 7 diverged: its held-out loss is nan; lower optim.lr"):
+    with pytest.raises(ValueError, match=r"seed 7 diverged: its held-out loss is nan; lower optim\.lr"):
         trial_of(wild, wild)
 
 
