@@ -27,7 +27,11 @@ from diagnostics.subject import Subject
 def judge(found: Parameters) -> Verdict:
     """Present where trainable parameters of the model are in no group of the optimizer."""
     share = found.not_in_optimizer_elements / max(found.trainable_elements, 1)
-    numbers = {"missing tensors": len(found.not_in_optimizer), "share of the numbers": share, "foreign": found.foreign}
+    numbers = {
+        "missing tensors": float(len(found.not_in_optimizer)),
+        "share of the numbers": share,
+        "foreign": float(found.foreign),
+    }
     if not found.not_in_optimizer:
         return absent("the optimizer holds every trainable parameter of the model", **numbers)
     foreign = f"; it holds {found.foreign} tensors that are not the model's" if found.foreign else ""

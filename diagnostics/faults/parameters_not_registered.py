@@ -27,9 +27,9 @@ SHOWN = 3  # names in a sentence
 def judge(found: Parameters) -> Verdict:
     """Present where the loss depends on tensors that the model does not list."""
     numbers = {
-        "trainable tensors": len(found.lost),
-        "numbers in them": found.lost_elements,
-        "constant tensors": len(found.plain),
+        "trainable tensors": float(len(found.lost)),
+        "numbers in them": float(found.lost_elements),
+        "constant tensors": float(len(found.plain)),
     }
     if found.lost:
         return present(

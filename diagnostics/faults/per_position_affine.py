@@ -35,8 +35,8 @@ def judge(facts: Structure) -> Verdict:
     return present(
         f"{len(facts.grid_affine)} norms have a scale and shift of {rows} x {features}, one per position (the first: "
         f"{name}); this departs from the 2017 recipe, harmless unless a trial says otherwise",
-        norms=len(facts.grid_affine),
-        rows=rows,
+        norms=float(len(facts.grid_affine)),
+        rows=float(rows),
     )
 
 
