@@ -38,14 +38,15 @@ class Cause:
             present, and removing it changes nothing that the trials can see.
         because: one sentence with the deciding numbers of the trial.
         trials: the deciding trial first.
-        redundant_with: faults of which each alone does the whole damage, so that only a joint repair helps.
+        only_with: faults that must be repaired too before repairing this one gains anything. Two redundant causes
+            name each other.
     """
 
     finding: Finding
     role: Role
     because: str
     trials: tuple[Trial, ...] = ()
-    redundant_with: tuple[str, ...] = ()
+    only_with: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -142,8 +143,8 @@ class Diagnosis:
         return tuple(finding for finding in self.findings if finding.verdict.status == status)
 
     def reading(self, probe: str) -> Reading | None:
-        """The reading of a probe by name, if it was taken."""
-        return next((reading for reading in self.readings if reading.probe == probe), None)
+        """The reading of a probe by name on the subject as it stands, if it was taken."""
+        return next((r for r in self.readings if r.probe == probe and not r.repaired), None)
 
     def level(self, name: str) -> ReferenceLevel | None:
         """A reference level by name."""
@@ -163,12 +164,15 @@ def to_json(value: Any) -> Any:
     """Plain JSON values: dataclasses as objects, faults as their ids, sets sorted, NaN and infinity as None.
 
     Schema (version SCHEMA): the fields of ``Diagnosis`` by name; a finding is {fault, grade, family, title, status,
-    because, numbers}; a trial has its fields and effect, effect_error, seed_spread, share, confirms.
+    because, numbers, readings: which probe, seed and repairs}; a trial has its fields and effect, effect_error,
+    seed_spread, share, confirms.
     """
     if isinstance(value, Finding):
         fault, verdict = value.fault, value.verdict
         about = {"fault": fault.id, "title": fault.card.title, "grade": fault.grade, "family": fault.family}
-        return about | {"status": verdict.status, "because": verdict.because, "numbers": to_json(verdict.numbers)}
+        read_from = [{"probe": r.probe, "seed": r.seed, "repaired": to_json(r.repaired)} for r in value.readings]
+        said = {"status": verdict.status, "because": verdict.because, "numbers": to_json(verdict.numbers)}
+        return about | said | {"readings": read_from}
     if isinstance(value, Trial):
         names = ("effect", "effect_error", "seed_spread", "share", "confirms")
         return _fields(value) | {name: to_json(getattr(value, name)) for name in names}

@@ -14,7 +14,7 @@ What these confirm is repaired together in the end, and the milestones are measu
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -34,7 +34,7 @@ from diagnostics.levels import (
     uniform,
     unigram,
 )
-from diagnostics.probe import Probe, Reading, read
+from diagnostics.probe import Reading, read
 from diagnostics.subject import Subject
 from diagnostics.trial import Outcome, Regime, Trial, first_batches, resting, train_once
 from diagnostics.watch import watched_loss
@@ -89,10 +89,7 @@ def examine(
         A diagnosis; the same one for the same subject, seeds and budget.
     """
     start = time.perf_counter()
-    seed = budget.seeds[0]
-    readings = take_readings(subject, faults, seed=seed, progress=progress)
-    findings = tuple(judge(fault, readings) for fault in faults)
-    findings = look_behind(subject, findings, seed=seed, progress=progress)
+    findings = look(subject, faults, seed=budget.seeds[0], progress=progress)
     trials = Trials(subject, findings, budget, progress)
     causes, deviations = trials.causes()
     repair_order = in_repair_order(cause.finding.fault for cause in causes if cause.confirmed)
@@ -104,7 +101,7 @@ def examine(
         standing=resting(list(history)) if history else loss_as_it_stands(subject),
         history=history,
         levels=levels,
-        readings=tuple(readings.values()),
+        readings=readings_behind(findings),
         findings=findings,
         causes=causes,
         deviations=deviations,
@@ -117,14 +114,52 @@ def examine(
     )
 
 
+def is_alarm(finding: Finding) -> bool:
+    """Whether a fault of grade proof or sign is present."""
+    return is_present(finding) and finding.fault.grade in ALARMING
+
+
 def is_present(finding: Finding) -> bool:
     """Whether the verdict is "present"."""
     return finding.verdict.status == "present"
 
 
-def take_readings(subject: Subject, faults: Iterable[Fault], *, seed: int, progress: Progress) -> dict[str, Reading]:
-    """One reading of every probe that the faults are judged by, by probe name."""
-    probes: dict[str, Probe] = {probe.name: probe for fault in faults for probe in fault.measured_by}
+def look(subject: Subject, faults: Sequence[Fault], *, seed: int, progress: Progress) -> tuple[Finding, ...]:
+    """Every fault's verdict: from forward passes first, then behind what they find.
+
+    A dead model shows neither a rate that is too high nor a generation that goes wrong. So where the forward probes
+    raise an alarm, everything that they find is repaired together, and what was not found yet is looked for again in
+    the repaired subject; probes that train are read only there. Without an alarm they are read on the subject itself.
+    """
+    readings = take_readings(subject, faults, costs=("forward",), seed=seed, progress=progress)
+    findings = tuple(judge(fault, readings) for fault in faults)
+    alarms = [f.fault for f in findings if is_alarm(f) and can_repair(subject, f.fault)]
+    if not alarms:
+        readings |= take_readings(subject, faults, costs=("training",), seed=seed, progress=progress)
+        return tuple(judge(fault, readings) for fault in faults)
+    others = [f.fault for f in findings if not is_present(f) and f.fault.grade in ALARMING]
+    behind = take_readings(repaired(subject, alarms), others, seed=seed, progress=progress)
+    order = in_repair_order(alarms)
+    behind = {name: replace(reading, repaired=order) for name, reading in behind.items()}
+    revealed = {fault.id: replace(judge(fault, behind), revealed=True) for fault in others}
+    return tuple(_later(first, revealed.get(first.fault.id, first)) for first in findings)
+
+
+def _later(first: Finding, second: Finding) -> Finding:
+    """The second look's finding where it found something, or where only it could look."""
+    return second if is_present(second) or first.verdict.status == "not tested" else first
+
+
+def take_readings(
+    subject: Subject,
+    faults: Iterable[Fault],
+    *,
+    seed: int,
+    progress: Progress,
+    costs: Collection[str] = ("forward", "training"),
+) -> dict[str, Reading]:
+    """One reading of every probe of these costs that the faults are judged by, by probe name."""
+    probes = {p.name: p for fault in faults for p in fault.measured_by if p.cost in costs}
     readings = {}
     for done, probe in enumerate(probes.values()):
         progress(probe.question, done, len(probes))
@@ -134,29 +169,18 @@ def take_readings(subject: Subject, faults: Iterable[Fault], *, seed: int, progr
 
 def judge(fault: Fault, readings: dict[str, Reading]) -> Finding:
     """The fault's verdict on these readings; "not tested", with the reason, where one is missing."""
-    used = tuple(readings[probe.name] for probe in fault.measured_by)
-    missing = next((reading for reading in used if reading.measurement is None), None)
+    used = tuple(readings[probe.name] for probe in fault.measured_by if probe.name in readings)
+    missing = next((reading.reason or "no measurement" for reading in used if reading.measurement is None), None)
+    if missing is None and len(used) < len(fault.measured_by):
+        missing = "it takes training, which waits until what forward passes find is repaired"
     if missing is not None:
-        return Finding(fault=fault, verdict=not_tested(missing.reason or "no measurement"), readings=used)
+        return Finding(fault=fault, verdict=not_tested(missing), readings=used)
     return Finding(fault=fault, verdict=fault.judge(*(reading.measurement for reading in used)), readings=used)
 
 
-def look_behind(
-    subject: Subject, findings: tuple[Finding, ...], *, seed: int, progress: Progress
-) -> tuple[Finding, ...]:
-    """The findings, with what comes to light once everything that is present is repaired together.
-
-    A dead model shows neither a rate that is too high nor a generation that goes wrong; the repaired one does.
-    """
-    alarms = [f.fault for f in findings if is_present(f) and f.fault.grade in ALARMING]
-    alarms = [fault for fault in alarms if can_repair(subject, fault)]
-    if not alarms:
-        return findings
-    behind = repaired(subject, alarms)
-    others = [f.fault for f in findings if not is_present(f) and f.fault.grade in ALARMING]
-    readings = take_readings(behind, others, seed=seed, progress=progress)
-    seen = {fault.id: replace(judge(fault, readings), revealed=True) for fault in others}
-    return tuple(seen[f.fault.id] if f.fault.id in seen and is_present(seen[f.fault.id]) else f for f in findings)
+def readings_behind(findings: tuple[Finding, ...]) -> tuple[Reading, ...]:
+    """Every reading that the findings rest on, each once."""
+    return tuple({(r.probe, r.repaired): r for finding in findings for r in finding.readings}.values())
 
 
 def in_repair_order(faults: Iterable[Fault]) -> tuple[str, ...]:
@@ -237,6 +261,11 @@ def honest_in_best_unit(outcome: Outcome) -> float:
 
 
 FIT = LossOf(name="loss of one batch (nats per token)", regime="one batch", take=lambda outcome: outcome.final)
+LOWEST = LossOf(
+    name="lowest possible loss of one batch (nats per token)",
+    regime="one batch",
+    take=lambda outcome: outcome.lowest_possible,
+)
 HONEST = LossOf(name="honest held-out loss (bits per byte)", regime="fresh batches", take=honest_in_best_unit)
 HONEST_NATS = LossOf(
     name="honest held-out loss (nats per token)",
@@ -252,8 +281,9 @@ class Trials:
         self.subject, self.budget, self.progress = subject, budget, progress
         self.found = tuple(f for f in findings if is_present(f) and f.fault.grade != "explanation")
         self.faults = {f.fault.id: f.fault for f in self.found}
-        alarm = any(f.fault.grade in ALARMING and f.fault.concerns != "neither" for f in self.found)
+        alarm = any(is_alarm(f) and f.fault.concerns != "neither" for f in self.found)
         self.tried = frozenset(f.fault.id for f in self.found if alarm and can_repair(subject, f.fault))
+        self.leaks = frozenset(each for each in self.tried if self.faults[each].repair_rank // 10 == LEAK_RANKS)
         self.runs: list[Run] = []
         self._make("training without and with each repair", self._plan())
 
@@ -262,8 +292,7 @@ class Trials:
         everything = self.tried
         alone = [frozenset([each]) for each in sorted(everything)]
         back = [everything - one for one in alone]
-        leaks = [each for each in sorted(everything) if self.faults[each].repair_rank // 10 == LEAK_RANKS]
-        pairs = [everything - {a, b} for a, b in combinations(leaks, 2)]
+        pairs = [everything - {a, b} for a, b in combinations(sorted(self.leaks), 2)]
         fit = [frozenset[str](), *alone, everything, *back]
         plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in fit]
         plan += [(each, "fresh batches") for each in (*fit, *pairs, self._without_data(everything))]
@@ -343,7 +372,7 @@ class Trials:
             role=role or "no effect here",
             because=told(role, decisive[0] if role else trials[-1][1]),
             trials=(*decisive, *others),
-            redundant_with=self._redundant_with(fault.id) if role == "hidden behind" else (),
+            only_with=self._only_with(fault.id) if role == "hidden behind" else (),
         )
 
     def _why_untried(self, fault: Fault) -> str:
@@ -357,27 +386,33 @@ class Trials:
         """Every trial on one fault, with the role that it would give, the plainest first."""
         nothing, alone, back = frozenset[str](), frozenset([one]), self.tried - {one}
         trials: list[tuple[Role, Trial]] = [
-            ("holds the loss up", self.trial(nothing, alone, FIT, 0.0)),
-            ("holds the loss up", self.trial(back, self.tried, FIT, 0.0)),
+            ("holds the loss up", self.trial(nothing, alone, FIT, self._lowest(alone))),
+            ("holds the loss up", self.trial(back, self.tried, FIT, self._lowest(self.tried))),
             ("holds the honest loss up", self.trial(nothing, alone, HONEST, None)),
             ("hidden behind", self.trial(back, self.tried, HONEST, None)),
         ]
+        if self.faults[one].family == "data":
+            rest = self._without_data(self.tried)
+            trials.append(("hidden behind", self.trial(rest, rest | {one}, HONEST, None)))
         if floor is not None and "floor" not in self._numbers(one):
             trials.insert(1, ("pins the loss", self.trial(nothing, alone, FIT, floor)))
-        return [(role, trial) for role, trial in trials if all(map(math.isfinite, (*trial.before, *trial.after)))]
+        return [(role, trial) for role, trial in trials if is_measured(trial)]
+
+    def _lowest(self, ids: frozenset[str]) -> float:
+        """What no honest model can beat on the one batch of these runs."""
+        return statistics.fmean(self._values(ids, LOWEST))
 
     def _numbers(self, one: str) -> dict[str, float]:
         return next(f.verdict.numbers for f in self.found if f.fault.id == one)
 
-    def _redundant_with(self, one: str) -> tuple[str, ...]:
-        """Faults with which this one shares its damage: with both in place, repairing either alone gains nothing."""
+    def _only_with(self, one: str) -> tuple[str, ...]:
+        """Faults that must be repaired too before repairing this one gains anything."""
+        pairs = {other: self.tried - {one, other} for other in sorted(self.tried - {one})}
+        made = {run.repaired for run in self.runs if run.outcome.regime == HONEST.regime}
         return tuple(
             other
-            for other in sorted(self.tried - {one})
-            if (both := self.tried - {one, other}) in {run.repaired for run in self.runs}
-            and both != self._without_data(self.tried)
-            and not gains(self.trial(both, both | {one}, HONEST, None))
-            and not gains(self.trial(both, both | {other}, HONEST, None))
+            for other, both in pairs.items()
+            if both in made and {one, other} <= self.leaks and not gains(self.trial(both, both | {one}, HONEST, None))
         )
 
     def milestones(self, confirmed: frozenset[str]) -> tuple[Milestone, ...]:
@@ -449,6 +484,12 @@ def decides(role: Role, trial: Trial) -> bool:
     if role in ("holds the loss up", "pins the loss"):
         return trial.confirms and statistics.fmean(trial.before) > FITS_BELOW
     return gains(trial)
+
+
+def is_measured(trial: Trial) -> bool:
+    """Whether both sides were run over all seeds and came to a number."""
+    both = (*trial.before, *trial.after)
+    return len(both) == 2 * len(trial.seeds) and all(map(math.isfinite, both))
 
 
 def told(role: Role | None, trial: Trial) -> str:

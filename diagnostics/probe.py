@@ -33,13 +33,17 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A measurement with its provenance, or the reason why there is none."""
+    """A measurement with its provenance, or the reason why there is none.
+
+    ``repaired`` names the faults that had been repaired in the subject when this was read.
+    """
 
     probe: str
     seed: int
     seconds: float
     measurement: Measurement | None = None
     reason: str | None = None
+    repaired: tuple[str, ...] = ()
 
 
 def read(probe: Probe, subject: Subject, seed: int) -> Reading:

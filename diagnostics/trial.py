@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from diagnostics.bench import Bench, open_bench, random_tokens
 from diagnostics.levels import bits_per_byte
+from diagnostics.probes.one_batch import lowest_possible
 from diagnostics.subject import Batch, Subject
 
 Regime = Literal["one batch", "fresh batches"]
 
 CONFIRMED_SHARE = 0.8  # of the loss above the reference must go away; ours
 ERRORS_BEATEN = 2.0  # an effect is seen at twice its paired standard error; ours
-HELDOUT_BATCHES = 40  # for one honest loss
-FITTED_BELOW = 0.005  # nats: one batch is learned, no need to go on
+HELDOUT_BATCHES = 50  # for one honest loss
+FITTED_BELOW = 0.02  # nats: one batch is learned; a rate that is too high can lose it again later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Outcome:
         honest: loss on text that is never trained on (in the regime "one batch": on that very batch), each token
             predicted from its context alone, in the way the model generates; nats per token. None if not measurable.
         bits_per_byte: the honest loss on held-out text in bits per byte; None without a text view.
+        lowest_possible: what no honest model can beat on the one batch (equal contexts, different targets), nats.
         failure: what the run raised, in one line.
     """
 
@@ -43,6 +45,7 @@ class Outcome:
     final: float = math.nan
     honest: float | None = None
     bits_per_byte: float | None = None
+    lowest_possible: float = 0.0
     failure: str | None = None
 
 
@@ -112,6 +115,7 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
                 bench.one_batch() if one else bench.fresh_batches(), steps, stop_below=FITTED_BELOW if one else None
             )
             honest = honest_loss(bench, [bench.batch(0)] if one else bench.heldout_batches(HELDOUT_BATCHES))
+            lowest = lowest_possible(bench) if one else 0.0
     except Exception as error:  # a stranger's code, changed by us, may raise anything
         return Outcome(regime=regime, seed=seed, failure=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     text = subject.text_view
@@ -119,7 +123,13 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
     if text is not None and honest is not None and not one:
         bits = bits_per_byte(honest, len(text.heldout_tokens), text.heldout_bytes)
     return Outcome(
-        regime=regime, seed=seed, curve=tuple(curve), final=resting(curve), honest=honest, bits_per_byte=bits
+        regime=regime,
+        seed=seed,
+        curve=tuple(curve),
+        final=resting(curve),
+        honest=honest,
+        bits_per_byte=bits,
+        lowest_possible=lowest,
     )
 
 

@@ -1,7 +1,7 @@
 """The one bridge from a run to a subject: a configuration (and its record) as something that can be diagnosed."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache, partial
 from itertools import chain, count
 from typing import Any
@@ -17,41 +17,48 @@ from experiments.config import DefectsConfig, OptimConfig, RunConfig, TrackConfi
 from experiments.data import Prepared, PreparedPairs, prepare
 from experiments.record import RunRecord
 from experiments.schedule import schedule
-from experiments.stuck import generation_logits
+from experiments.stuck import StuckModel, generation_logits
 from experiments.tasks import AnyTask, NextToken, StuckNextToken, Translation, task
 from experiments.training import optimizer_of, total_steps
 
-HELDOUT_WINDOWS = 2048  # spread evenly over the held-out text: the honest loss is that of their last tokens
+HELDOUT_WINDOWS = 1024  # spread evenly over the held-out text: the honest loss is that of their last tokens
 HELDOUT_BATCH = 256
 KEPT_TENSORS = 3  # losses that are replayed to see what the training loop keeps of them
 
 Changes = Mapping[str, Any]
 
 REPAIRS: Mapping[str, Callable[[RunConfig], Changes]] = {
-    "learning-rate-too-high": lambda config: {"optim.lr": min(config.optim.lr, 1e-3)},
-    "no-warm-up": lambda config: {"optim.warmup_steps": max(config.optim.warmup_steps, 50)},
+    "learning-rate-too-high": lambda config: {"optim.lr": min(config.optim.lr, 3e-3)},
+    "no-warm-up": lambda config: {"optim.warmup_steps": max(config.optim.warmup_steps, 40)},
     "no-gradient-clipping": lambda config: {"optim.clip_norm": config.optim.clip_norm or 1.0},
+    "untied-head": lambda config: (
+        {"defects.untied_head": False} if config.model.kind == "stuck" else {"model.tie_weights": True}
+    ),
+    "vocabulary-too-large": lambda config: {"tokenizer.vocab_size": min(config.tokenizer.vocab_size, 1000)},
     "whole-sentences-as-tokens": lambda config: {
-        "tokenizer.split": "gpt4" if config.tokenizer.split == "none" else config.tokenizer.split
+        "tokenizer.split": "gpt4" if config.tokenizer.split == "none" else config.tokenizer.split,
+        "tokenizer.vocab_size": min(config.tokenizer.vocab_size, 2000),
     },
-    "vocabulary-too-large": lambda config: {"tokenizer.vocab_size": min(config.tokenizer.vocab_size, 500)},
 }
 """Fault -> the settings that remove it from a run. The defects of the stuck run are switches by their own names."""
 
 
-def repair_changes(config: RunConfig, faults: frozenset[str]) -> dict[str, Any]:
-    """The settings to override so that these faults are gone; only those that differ from the run's."""
-    changes: dict[str, Any] = {}
+def repaired_config(config: RunConfig, faults: frozenset[str]) -> RunConfig:
+    """The configuration with the settings that remove these faults."""
     for fault in sorted(faults):
-        changes |= REPAIRS[fault](config) if fault in REPAIRS else {f"defects.{fault.replace('-', '_')}": False}
-    return changes
+        config = override(config, _repair(config, fault))
+    return config
+
+
+def _repair(config: RunConfig, fault: str) -> Changes:
+    """What to override so that one fault is gone."""
+    return REPAIRS[fault](config) if fault in REPAIRS else {f"defects.{fault.replace('-', '_')}": False}
 
 
 def switches(config: RunConfig) -> frozenset[str]:
     """The faults that this run's own settings can remove."""
-    defects = {field.name.replace("_", "-") for field in fields(DefectsConfig) if getattr(config.defects, field.name)}
-    settings = {fault for fault in REPAIRS if override(config, REPAIRS[fault](config)) != config}
-    return frozenset(defects | settings)
+    defects = {name.replace("_", "-") for name in config.defects.present()}
+    return frozenset(fault for fault in defects | set(REPAIRS) if override(config, _repair(config, fault)) != config)
 
 
 def subject_of(config: RunConfig, record: RunRecord | None = None, *, name: str | None = None) -> Subject:
@@ -82,7 +89,7 @@ def subject_of(config: RunConfig, record: RunRecord | None = None, *, name: str 
         schedule=schedule(config, total_steps=total_steps(config, asked)),
         clip_norm=config.optim.clip_norm,
         switches=switches(config),
-        repair=lambda faults: subject_of(override(config, repair_changes(config, faults)), name=name or config.name),
+        repair=lambda faults: subject_of(repaired_config(config, faults), name=name or config.name),
     )
     if not isinstance(asked, Translation) and isinstance(data, Prepared):
         subject = replace(
@@ -130,8 +137,14 @@ def _token_view(asked: NextToken) -> TokenView:
         with_tokens=lambda batch, tokens: tokens,
         logits=asked.logits,
         targets=asked.targets,
-        next_logits=generation_logits if isinstance(asked, StuckNextToken) else _last_logits,
+        next_logits=_stuck_logits if isinstance(asked, StuckNextToken) else _last_logits,
     )
+
+
+def _stuck_logits(model: nn.Module, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch vocab"]:
+    """Scores for the next token, as the stuck run computes them when it writes."""
+    assert isinstance(model, StuckModel)
+    return generation_logits(model, tokens)
 
 
 @torch.no_grad()

@@ -60,13 +60,13 @@ def cause(
     *,
     rest: str = "all else repaired",
     reference: float = 0.0,
-    redundant_with: tuple[str, ...] = (),
+    only_with: tuple[str, ...] = (),
 ) -> Cause:
     """A cause with one trial."""
     question = f"repair {name}, {rest}"
     trial = Trial(question=question, quantity=quantity, seeds=SEEDS, before=before, after=after, reference=reference)
     evidence = finding(name, present(f"evidence of {name} with a number of 0.375"), revealed=role == "hidden behind")
-    return Cause(finding=evidence, role=role, because=question, trials=(trial,), redundant_with=redundant_with)
+    return Cause(finding=evidence, role=role, because=question, trials=(trial,), only_with=only_with)
 
 
 def runs() -> tuple[Run, ...]:
@@ -108,8 +108,8 @@ def stuck() -> Diagnosis:
             PIN, "pins the loss", (8.99, 8.98, 8.97), (8.0, 8.1, 8.2), ONE_BATCH, rest="nothing else repaired",
             reference=7.9953,
         ),
-        cause(LEAK, "hidden behind", (6.9, 7.0, 7.1), (5.4, 5.5, 5.6), redundant_with=(NORM,)),
-        cause(NORM, "hidden behind", (6.5, 6.6, 6.7), (5.4, 5.5, 5.6), redundant_with=(LEAK,)),
+        cause(LEAK, "hidden behind", (6.9, 7.0, 7.1), (5.4, 5.5, 5.6), only_with=(NORM,)),
+        cause(NORM, "hidden behind", (6.5, 6.6, 6.7), (5.4, 5.5, 5.6), only_with=(LEAK,)),
         Cause(
             finding=finding(SONG, present("41 of 8063 types hold four words, the longest '<the> lantern|line\\n'")),
             role="not confirmed",

@@ -12,7 +12,6 @@ from experiments.commands.console import (
     SetOption,
     WandbOption,
     configured,
-    console,
     progress_bar,
     results_folder,
     stages,
@@ -46,10 +45,9 @@ def diagnose(
     write_report(found, config, folder)
     from experiments.terminal import render
 
-    out_console = console()
-    render(found, out_console)
-    out_console.print(f"\nreport      {folder / 'report.html'}", f"data        {folder / 'diagnosis.json'}", sep="\n")
-    out_console.print(f"next        open {folder / 'report.html'} in a browser")
+    render(found)
+    typer.echo(f"\nreport   {folder / 'report.html'}\ndata     {folder / 'diagnosis.json'}\nrun      {folder / 'run'}")
+    typer.echo(f"next     open {folder / 'report.html'} in a browser")
 
 
 def standing_run(config: RunConfig, folder: Path) -> "RunRecord":
@@ -91,8 +89,8 @@ def write_report(found: "Diagnosis", config: RunConfig, folder: Path) -> None:
     with open_tracker(tracked, folder, say=typer.echo) as tracker:
         for step, loss in enumerate(found.history, start=1):
             tracker.log({"step": step, "train/loss": loss})
-        for name, figure in drawn.items():
-            tracker.picture(name, png(figure))
+        for picture in drawn:
+            tracker.picture(picture.name, png(picture.figure))
         rows = [[c.id, c.role, c.because] for c in (*found.causes, *found.deviations)]
         tracker.table("causes", ["fault", "role", "because"], rows)
         tracker.file(folder / "report.html", kind="report")
