@@ -14,6 +14,7 @@ from experiments.commands.faults import faults
 from experiments.commands.generate import generate
 from experiments.commands.gradients import gradients
 from experiments.commands.overfit import overfit
+from experiments.commands.settings import settings
 from experiments.commands.show import show
 from experiments.commands.tokenize import tokenize
 from experiments.commands.train import train
@@ -29,7 +30,21 @@ app = typer.Typer(
     epilog="Start with: unplateau diagnose",
 )
 
-COMMANDS = (diagnose, explain, faults, overfit, gradients, tying, train, generate, tokenize, encode, decode, show)
+COMMANDS = (
+    diagnose,
+    explain,
+    faults,
+    overfit,
+    gradients,
+    tying,
+    settings,
+    train,
+    generate,
+    tokenize,
+    encode,
+    decode,
+    show,
+)
 SHORT_HELP = {"diagnose": "Run a recipe and explain where its loss stands."}
 for command in COMMANDS:  # in the order in which --help lists them
     app.command(short_help=SHORT_HELP.get(command.__name__))(command)

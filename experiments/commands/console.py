@@ -24,7 +24,12 @@ RecipeOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="Change one setting, such as optim.lr=1e-3; repeatable."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="NAME=VALUE",
+        help="Change a setting, such as optim.lr=1e-3; repeatable. unplateau settings lists them.",
+    ),
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder for the results; by default a new one below ./runs.")
