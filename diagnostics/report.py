@@ -157,11 +157,14 @@ def where_it_stands(diagnosis: Diagnosis) -> str:
     stands = f"The loss stands at {loss:.4f}"
     if not levels:
         return f"{stands}."
-    level = nearest(levels, loss)
+    confining = [level for level in levels if level.name.startswith("double-softmax")]
+    level = nearest(confining or levels, loss)
     if abs(level.nats - loss) > ON_A_LEVEL:
         return f"{stands} nats per token, {_between(levels, loss)}."
     means = "" if diagnosis.state == "healthy" else f" A loss here means that {level.means}."
-    alike = [each for each in levels if each is not level and abs(each.nats - loss) <= ALIKE]
+    alike = [
+        each for each in levels if each is not level and abs(each.nats - loss) <= (ON_A_LEVEL if confining else ALIKE)
+    ]
     if not alike:
         return f"{stands} nats per token, {_gap(loss, level.nats)} {_spoken(level)}.{means}"
     others = " and ".join(f"not {_spoken(each)} but {_gap(loss, each.nats)} it" for each in alike)
@@ -297,7 +300,8 @@ def _cause_entry(cause: Cause) -> Entry:
         label = "Confirmed by removing it" if cause.confirmed else "Removed, without effect"
         facts.append((label, _sentence(trial_in_words(cause))))
     else:
-        facts.append(("Trial", _sentence(cause.because)))
+        told = "None: no loss shows this." if cause.because == finding.verdict.because else _sentence(cause.because)
+        facts.append(("Trial", told))
     if cause.only_with:
         facts.append(("Repair together with", _sentence(_listed(cause.only_with))))
     return Entry(

@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 
 from diagnostics.diagnosis import Diagnosis, Milestone
 from diagnostics.levels import ReferenceLevel
-from diagnostics.report import ALIKE, speaking_levels
+from diagnostics.report import ALIKE, ON_A_LEVEL, speaking_levels
 from diagnostics.trial import Outcome, Regime, Trial
 
 INK = "#14202b"
@@ -131,7 +131,9 @@ def standing_loss(
     """
     if not levels and not history:
         return None
-    close = [level for level in levels if abs(level.nats - standing) <= ALIKE]
+    close = [level for level in levels if abs(level.nats - standing) <= ON_A_LEVEL]
+    if len(close) < 2 and not any(abs(level.nats - standing) <= ALIKE for level in close):
+        close = []
     figure, axes = _figure(3.2 + 2.0 * bool(close), rows=1 + bool(close), heights=(3.2, 1.7) if close else None)
     _history(axes[0], history, standing)
     axes[0].set_ylim(*_limits(history, standing, [*levels, *faint]))

@@ -33,6 +33,11 @@ def test_the_answer_comes_first_and_tells_the_ceiling_from_ln_v() -> None:
     )
 
 
+def test_a_loss_a_few_lucky_guesses_below_the_ceiling_is_still_not_called_ln_v() -> None:
+    told = answer(replace(diagnoses.stuck(), standing=8.9925))
+    assert "not ln V, the loss of a uniform guess (8.9950) but 0.0025 below it, 0.0028 below the ceiling" in told
+
+
 def test_the_answer_names_what_confirmed_the_cause_with_its_seeds_and_spread() -> None:
     assert (
         "The first cause is softmax-before-cross-entropy. Confirmed by removing it: the loss of one batch (nats per "

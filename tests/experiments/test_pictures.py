@@ -94,7 +94,7 @@ def test_pictures_without_data_are_left_out() -> None:
     assert pictures(diagnoses.bare()) == ()
 
 
-@pytest.mark.parametrize(("standing", "panels"), [(8.9952, 2), (8.5, 1), (math.nan, 1)])
+@pytest.mark.parametrize(("standing", "panels"), [(8.9952, 2), (8.9925, 2), (7.2105, 2), (8.5, 1), (math.nan, 1)])
 def test_a_loss_within_a_thousandth_of_a_level_is_magnified(standing: float, panels: int) -> None:
     figure = standing_loss((9.0, 8.9, standing), standing, diagnoses.levels())
     assert figure is not None
