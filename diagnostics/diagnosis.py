@@ -127,11 +127,11 @@ class Diagnosis:
     @property
     def state(self) -> Literal["faulty", "healthy", "unexplained"]:
         """ "faulty": a fault is present. "healthy": none, and what a sound setup must reach is reached. "unexplained":
-        none of the faults that we know, and yet a milestone was missed."""
+        none of the faults that we know, and yet a milestone was missed or could not be measured."""
         if self.causes:
             return "faulty"
-        reached = all(milestone.reached for milestone in self.milestones if milestone.required)
-        return "healthy" if reached else "unexplained"
+        required = [milestone.reached for milestone in self.milestones if milestone.required]
+        return "healthy" if required and all(required) else "unexplained"
 
     @property
     def confirmed(self) -> tuple[Cause, ...]:

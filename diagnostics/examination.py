@@ -35,6 +35,9 @@ from diagnostics.levels import (
     unigram,
 )
 from diagnostics.probe import Reading, read
+from diagnostics.probes.gradient_norms import GRADIENT_NORMS
+from diagnostics.probes.untrained_loss import UNTRAINED_LOSS
+from diagnostics.probes.update_ratios import UPDATE_RATIOS
 from diagnostics.subject import Subject
 from diagnostics.trial import Outcome, Regime, Trial, first_batches, resting, train_once
 from diagnostics.watch import watched_loss
@@ -45,6 +48,7 @@ FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfit
 LEAK_RANKS = 3  # repair ranks 30-39: leaks, which are the causes known to be redundant
 HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
 
+EVIDENCE = (UNTRAINED_LOSS, GRADIENT_NORMS, UPDATE_RATIOS)  # read for every report, whatever the faults rest on
 ALARMING = ("proof", "sign")  # grades that say "this is wrong"; the others say "this is so"
 
 Progress = Callable[[str, int, int], None]
@@ -101,7 +105,7 @@ def examine(
         standing=resting(list(history)) if history else loss_as_it_stands(subject),
         history=history,
         levels=levels,
-        readings=readings_behind(findings),
+        readings=(*readings_behind(findings), *(read(probe, subject, budget.seeds[0]) for probe in EVIDENCE)),
         findings=findings,
         causes=causes,
         deviations=deviations,
@@ -137,7 +141,7 @@ def look(subject: Subject, faults: Sequence[Fault], *, seed: int, progress: Prog
     if not alarms:
         readings |= take_readings(subject, faults, costs=("training",), seed=seed, progress=progress)
         return tuple(judge(fault, readings) for fault in faults)
-    others = [f.fault for f in findings if not is_present(f) and f.fault.grade in ALARMING]
+    others = [f.fault for f in findings if not is_present(f) and f.fault.grade != "explanation"]
     behind = take_readings(repaired(subject, alarms), others, seed=seed, progress=progress)
     order = in_repair_order(alarms)
     behind = {name: replace(reading, repaired=order) for name, reading in behind.items()}
@@ -335,7 +339,7 @@ class Trials:
         done = self._values(self.tried, loss)
         return Trial(
             question=asked(before, after, self.tried),
-            quantity=loss.name,
+            quantity=loss.name if loss is not HONEST or self.subject.text_view else HONEST_NATS.name,
             seeds=self.budget.seeds,
             before=self._values(before, loss),
             after=self._values(after, loss),
@@ -364,14 +368,14 @@ class Trials:
             because = f"no trial: {self._why_untried(fault)}"
             return Cause(finding=finding, role="not confirmed", because=because)
         trials = self._trials_on(fault.id, floor)
-        role = next((role for role, trial in trials if decides(role, trial)), None)
-        decisive = [trial for each, trial in trials if each == role]
-        others = [trial for each, trial in trials if each != role]
+        if not trials:
+            return Cause(finding=finding, role="not confirmed", because="no trial came to a number")
+        role, decisive = next(((role, trial) for role, trial in trials if decides(role, trial)), (None, trials[-1][1]))
         return Cause(
             finding=finding,
             role=role or "no effect here",
-            because=told(role, decisive[0] if role else trials[-1][1]),
-            trials=(*decisive, *others),
+            because=told(role, decisive),
+            trials=(decisive, *(trial for _, trial in trials if trial is not decisive)),
             only_with=self._only_with(fault.id) if role == "hidden behind" else (),
         )
 
