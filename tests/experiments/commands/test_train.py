@@ -76,7 +76,7 @@ def test_a_run_can_write_when_its_corpus_is_gone(run, small, text_file, tmp_path
 
 
 def test_a_stuck_run_writes_as_its_own_code_does(run, stuck, tmp_path) -> None:
-    run("train", *stuck, "--out", tmp_path / "run")
+    assert run("train", *stuck, "--out", tmp_path / "run").code == 0
     first = run("generate", tmp_path / "run", "--prompt", "The", "--tokens", 13)
     assert (first.code, first.err) == (0, "")
     assert first.out == run("generate", tmp_path / "run", "--prompt", "The", "--tokens", 13).out
