@@ -2,7 +2,8 @@
 
 Shows as:      a loss that stays at its first value; the same curve at ten times the rate.
 Why it hurts:  with a relative update of 1e-5 a weight needs a hundred thousand steps to become another one.
-Measured by:   rate-scan: the relative size of the first step, and the end of the same steps at other rates.
+Measured by:   rate-scan: the relative size of the first step, and the end of the same steps at other rates;
+               loss-inputs, because a double softmax hides all of it.
 Judged by:     a first update below TINY (at the rate that the schedule starts from), a fall that the rate hardly
                causes (less than IDLE of the first loss more than at a tenth), and ten times the rate no worse.
                Grade: sign. A rate that is merely somewhat low does not count.
