@@ -15,10 +15,13 @@ from diagnostics.workers import run_all
 LEARNED_WITHIN = 0.05
 """Nats above the lowest loss possible: the line that the overfitting check draws."""
 
+FALLING = 0.9
+"""Last loss over the loss halfway: below it, more steps may be all that is missing. Ours."""
+
 STOP_BELOW = 0.01
 """Nats; going on gains nothing."""
 
-Verdict = Literal["learned", "learned, but not as generation uses it", "not learned"]
+Verdict = Literal["learned", "learned, but not as generation uses it", "not learned yet", "not learned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,11 @@ class Overfit:
     def is_learned(self) -> bool:
         """Whether the batch is known by heart when the model is called as in training."""
         return self.evaluated < self.lowest_possible + LEARNED_WITHIN
+
+    @property
+    def is_still_falling(self) -> bool:
+        """Whether the loss fell by a tenth in the second half of the steps."""
+        return self.curve[-1] < FALLING * self.curve[len(self.curve) // 2]
 
     @property
     def is_known_when_writing(self) -> bool:
@@ -86,7 +94,8 @@ def overfit_all(
 def verdict(runs: Sequence[Overfit]) -> Verdict:
     """What all seeds agree on."""
     if not all(run.is_learned for run in runs):
-        return "not learned"
+        falls = all(run.is_learned or run.is_still_falling for run in runs)
+        return "not learned yet" if falls else "not learned"
     if not all(run.is_known_when_writing for run in runs):
         return "learned, but not as generation uses it"
     return "learned"

@@ -24,6 +24,7 @@ class Tying:
         untied_curves / tied_curves: training loss per optimizer step, nats per token, one curve per seed.
         untied_parameters / tied_parameters: trainable numbers of the model.
         steps: optimizer steps of each run.
+        switched_by_defect: the stuck run's switch is its defect "untied head", not the setting of the model.
     """
 
     trial: Trial
@@ -32,6 +33,7 @@ class Tying:
     untied_parameters: int
     tied_parameters: int
     steps: int
+    switched_by_defect: bool = False
 
     @property
     def verdict(self) -> Tied:
@@ -81,6 +83,7 @@ def tying(
         untied_parameters=parameters(sides[0]),
         tied_parameters=parameters(sides[1]),
         steps=steps,
+        switched_by_defect=config.model.kind == "stuck",
     )
 
 

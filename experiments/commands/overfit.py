@@ -18,7 +18,7 @@ from experiments.commands.console import (
 )
 
 if TYPE_CHECKING:
-    from experiments.overfit import Overfit
+    from experiments.overfit import Overfit, Verdict
 
 
 def overfit(
@@ -63,7 +63,7 @@ def overfit(
         )
     found = verdict(runs)
     tell("verdict", sentence(found, steps))
-    tell("next", f"unplateau {'gradients' if found == 'learned' else 'diagnose'} --recipe {recipe}")
+    tell("next", next_step(found, recipe, steps))
 
 
 def show(runs: Sequence["Overfit"]) -> None:
@@ -80,10 +80,20 @@ def show(runs: Sequence["Overfit"]) -> None:
     typer.echo("losses in nats per token; evaluated: after training, without dropout\n")
 
 
-def sentence(verdict: str, steps: int) -> str:
+def sentence(verdict: "Verdict", steps: int) -> str:
     """The verdict in one line."""
-    meaning = {
+    return {
         "learned": "one batch is learned by heart",
+        "learned, but not as generation uses it": "learned, but NOT known when the model is used as in generation",
+        "not learned yet": f"one batch is NOT learned in {steps} steps, and the loss is still falling",
         "not learned": f"one batch is NOT learned in {steps} steps: something keeps the loss up",
-    }
-    return meaning.get(verdict, "the batch is learned, but NOT known when the model is used as in generation")
+    }[verdict]
+
+
+def next_step(verdict: "Verdict", recipe: str, steps: int) -> str:
+    """The command that looks further."""
+    if verdict == "learned":
+        return f"unplateau gradients --recipe {recipe}"
+    if verdict == "not learned yet":
+        return f"unplateau overfit --recipe {recipe} --steps {2 * steps}"
+    return f"unplateau diagnose --recipe {recipe}"

@@ -99,4 +99,6 @@ def next_step(found: "Tying", recipe: str) -> str:
     """The setting to keep, or more seeds to see more."""
     if found.verdict == "no difference beyond the noise":
         return f"unplateau tying --recipe {recipe} --seeds {2 * len(found.trial.seeds)}"
-    return f"unplateau diagnose --recipe {recipe}"
+    switch = "defects.untied_head" if found.switched_by_defect else "model.tie_weights"
+    keep = (found.verdict == "tied is better") != found.switched_by_defect
+    return f"unplateau train --recipe {recipe} --set {switch}={str(keep).lower()}"

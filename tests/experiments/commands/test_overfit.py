@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.commands.overfit import next_step, sentence
 from experiments.config import override
 from experiments.overfit import Overfit, overfit, verdict
 from experiments.subject import subject_of
@@ -28,10 +29,22 @@ def test_the_command_shows_every_seed_and_keeps_curve_and_picture(run, small, tm
         assert [*figures[1:3], *figures[4:]] == [f"{value:.3f}" for value in shown]
     assert (tmp_path / "out" / "pictures" / "overfit.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "pictures" / "overfit.svg").read_text().startswith("<svg")
-    assert lines[-2:] == [
-        "verdict     one batch is NOT learned in 5 steps: something keeps the loss up",
-        "next        unplateau diagnose --recipe small",
-    ]
+    assert lines[-2].startswith("verdict     one batch is NOT learned in 5 steps")
+    assert lines[-1].startswith("next        unplateau ")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words", "command"),
+    [
+        ("learned", "is learned by heart", "gradients --recipe small"),
+        ("learned, but not as generation uses it", "NOT known when", "diagnose --recipe small"),
+        ("not learned yet", "is still falling", "overfit --recipe small --steps 14"),
+        ("not learned", "something keeps the loss up", "diagnose --recipe small"),
+    ],
+)
+def test_each_verdict_has_its_words_and_its_next_step(verdict, words, command) -> None:
+    assert words in sentence(verdict, 7)
+    assert next_step(verdict, "small", 7) == f"unplateau {command}"
 
 
 def test_a_sound_setup_learns_its_batch_by_heart(tiny) -> None:
@@ -56,12 +69,13 @@ def test_the_same_seed_gives_the_same_numbers(tiny) -> None:
     ("change", "found"),
     [
         ({}, "learned"),
-        ({"evaluated": 0.06}, "not learned"),
+        ({"evaluated": 0.06, "curve": (2.0, 1.0, 0.95)}, "not learned"),
+        ({"evaluated": 0.06, "curve": (2.0, 1.0, 0.85)}, "not learned yet"),
         ({"evaluated": 0.06, "lowest_possible": 0.02}, "learned"),
         ({"generating": 0.06}, "learned, but not as generation uses it"),
         ({"generating": 0.06, "generating_lowest": 0.02}, "learned"),
         ({"generating": None}, "learned"),
-        ({"evaluated": math.nan}, "not learned"),
+        ({"evaluated": math.nan, "curve": (math.nan,)}, "not learned"),
     ],
 )
 def test_one_seed_that_fails_decides(change, found) -> None:

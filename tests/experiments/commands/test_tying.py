@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from diagnostics.trial import Outcome, Trial
+from experiments.commands.tying import next_step
 from experiments.tying import Tying, trial_of, tying, with_tying
 
 
@@ -15,6 +17,22 @@ def found(before: tuple[float, ...], after: tuple[float, ...]) -> Tying:
         question="", quantity="", seeds=tuple(range(len(before))), before=before, after=after, reference=math.nan
     )
     return Tying(trial=trial, untied_curves=(), tied_curves=(), untied_parameters=5, tied_parameters=3, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("better", "by_defect", "setting"),
+    [
+        ("tied", False, "model.tie_weights=true"),
+        ("untied", False, "model.tie_weights=false"),
+        ("tied", True, "defects.untied_head=false"),
+        ("untied", True, "defects.untied_head=true"),
+    ],
+)
+def test_the_next_step_keeps_the_better_side(better, by_defect, setting) -> None:
+    high, low = (3.00, 3.01), (2.80, 2.82)
+    sides = (high, low) if better == "tied" else (low, high)
+    measured = replace(found(*sides), switched_by_defect=by_defect)
+    assert next_step(measured, "small") == f"unplateau train --recipe small --set {setting}"
 
 
 @pytest.mark.parametrize(
