@@ -11,7 +11,7 @@ Looks like:    parameters-not-in-the-optimizer, saturated-output, needs-more-ste
 Remedy:        ten times the rate, again until the curve becomes unstable; then a third of that.
 Blind spots:   rates that decay to zero later; a warm-up longer than the scan that starts from zero.
 Source:        Stanford CS231n, notes on training (updates of about 1e-3 of the weights).
-               TINY: ours, a tenth of what is still sound with plain SGD. IDLE: ours.
+               TINY: ours, a tenth of that; not calibrated with plain SGD. IDLE: ours.
 """
 
 from diagnostics.fault import Fault, Verdict, absent, present, unclear
