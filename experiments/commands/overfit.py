@@ -16,6 +16,7 @@ from experiments.commands.console import (
     results_folder,
     tell,
 )
+from experiments.config import RunConfig, override
 
 if TYPE_CHECKING:
     from experiments.overfit import Overfit, Verdict
@@ -36,7 +37,7 @@ def overfit(
     batch, called as in training and as in generation. Passing says nothing about leaks: a model that reads the answer
     passes too.
     """
-    config = configured(recipe, changes, wandb=wandb)
+    config = long_enough(configured(recipe, changes, wandb=wandb), steps)
     folder = results_folder(out, f"overfit-{config.name}")
     from diagnostics.workers import workers_available
     from experiments.commands.results import reserve, results
@@ -64,6 +65,12 @@ def overfit(
     found = verdict(runs)
     tell("verdict", sentence(found, steps))
     tell("next", next_step(found, recipe, steps))
+
+
+def long_enough(config: RunConfig, steps: int) -> RunConfig:
+    """The run, made longer where its schedule would end before the check does."""
+    length = config.train.steps
+    return override(config, {"train.steps": steps}) if length is not None and length < steps else config
 
 
 def show(runs: Sequence["Overfit"]) -> None:

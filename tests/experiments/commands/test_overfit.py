@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.commands.overfit import next_step, sentence
+from experiments.commands.overfit import long_enough, next_step, sentence
 from experiments.config import override
 from experiments.overfit import Overfit, overfit, verdict
 from experiments.subject import subject_of
@@ -45,6 +45,11 @@ def test_the_command_shows_every_seed_and_keeps_curve_and_picture(run, small, tm
 def test_each_verdict_has_its_words_and_its_next_step(verdict, words, command) -> None:
     assert words in sentence(verdict, 7)
     assert next_step(verdict, "small", 7) == f"unplateau {command}"
+
+
+def test_the_schedule_lasts_as_long_as_the_check(tiny) -> None:
+    assert long_enough(tiny, 21).train.steps == 21
+    assert long_enough(tiny, 19) == tiny
 
 
 def test_a_sound_setup_learns_its_batch_by_heart(tiny) -> None:
