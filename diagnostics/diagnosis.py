@@ -20,6 +20,7 @@ Role = Literal[
     "hidden behind",
     "not confirmed",
     "no loss shows it",
+    "follows from others",
     "no effect here",
 ]
 ROLES: tuple[Role, ...] = get_args(Role)  # in the order in which a report tells them
@@ -34,12 +35,13 @@ class Cause:
         role: "holds the loss up": removing it makes one batch fit. "pins the loss": while another cause allows only a
             floor, this one keeps the loss above that floor. "holds the honest loss up": removing it alone lowers the
             held-out loss. "hidden behind": removing it pays once the others are removed. "not confirmed": present,
-            and no trial could be made. "no loss shows it": a fault of bookkeeping or memory. "no effect here":
-            present, and removing it changes nothing that the trials can see.
+            and no trial could be made. "no loss shows it": a fault of bookkeeping or memory. "follows from others": a
+            state that other present faults bring about. "no effect here": present, and removing it changes nothing
+            that the trials can see.
         because: one sentence with the deciding numbers of the trial.
         trials: the deciding trial first.
-        only_with: faults that must be repaired too before repairing this one gains anything. Two redundant causes
-            name each other.
+        only_with: faults that must be repaired too before repairing this one gains anything (two redundant causes name
+            each other); those that bring it about, if it follows from others.
     """
 
     finding: Finding
@@ -106,6 +108,7 @@ class Diagnosis:
         repair_order: ids of the confirmed causes in the order in which a person repairs them.
         milestones: what holds after the repairs (for a healthy subject: as it stands).
         runs: every training run, for tables and pictures.
+        base: ids of the faults that were repaired together and taken back one by one.
         seeds: of the trials.
     """
 
@@ -121,6 +124,7 @@ class Diagnosis:
     repair_order: tuple[str, ...]
     milestones: tuple[Milestone, ...]
     runs: tuple[Run, ...]
+    base: frozenset[str]
     seeds: tuple[int, ...]
     seconds: float
 
@@ -153,11 +157,6 @@ class Diagnosis:
     def outcomes(self, repaired: frozenset[str], regime: Regime) -> tuple[Outcome, ...]:
         """The runs with exactly these faults repaired, one per seed."""
         return tuple(run.outcome for run in self.runs if run.repaired == repaired and run.outcome.regime == regime)
-
-    @property
-    def switched(self) -> frozenset[str]:
-        """Every fault and deviation that was repaired in some run: the whole recipe."""
-        return frozenset().union(*(run.repaired for run in self.runs))
 
 
 def to_json(value: Any) -> Any:

@@ -5,8 +5,8 @@ neither shows alone. So the trials are of three kinds, all over the same seeds, 
 another:
 
 - *alone*: repair one fault, leave everything else. Shows what holds the loss up.
-- *all*: repair everything that is present, deviations included.
-- *take back*: repair everything but one. Shows what else is needed.
+- *all*: repair every fault that is present.
+- *take back*: repair every fault but one; repair a deviation too. Shows what else is needed, and what is harmless.
 
 What these confirm is repaired together in the end, and the milestones are measured on that.
 """
@@ -46,6 +46,8 @@ from diagnostics.workers import run_all, workers_available
 LEVEL_BATCHES = 50  # for the token frequencies
 FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfitting check draws)
 LEAK_RANKS = 3  # repair ranks 30-39: leaks, which are the causes known to be redundant
+UNFIT_ABOVE = 0.5  # nats on one batch: it is not being learned (below, it is learned slowly)
+STILL_FAULTS = 3  # with more faults than this, repairing a single one leaves a run that stands still
 HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
 
 EVIDENCE = (UNTRAINED_LOSS, GRADIENT_NORMS, UPDATE_RATIOS)  # read for every report, whatever the faults rest on
@@ -62,17 +64,15 @@ class Budget:
         seeds: of the trials; each run starts from a freshly initialised model.
         one_batch_steps: optimizer steps on one batch.
         fresh_steps: optimizer steps on fresh batches before the honest loss is measured.
+        alone_steps: the same where a single one of several faults is repaired: such runs stand still.
         workers: processes; None: one per core.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     one_batch_steps: int = 200
     fresh_steps: int = 300
+    alone_steps: int = 100
     workers: int | None = None
-
-    def steps(self, regime: Regime) -> int:
-        """Optimizer steps of a run in this regime."""
-        return self.one_batch_steps if regime == "one batch" else self.fresh_steps
 
 
 def examine(
@@ -113,6 +113,7 @@ def examine(
         repair_order=repair_order,
         milestones=milestones,
         runs=tuple(trials.runs),
+        base=trials.base,
         seeds=budget.seeds,
         seconds=time.perf_counter() - start,
     )
@@ -285,22 +286,39 @@ class Trials:
         self.subject, self.budget, self.progress = subject, budget, progress
         self.found = tuple(f for f in findings if is_present(f) and f.fault.grade != "explanation")
         self.faults = {f.fault.id: f.fault for f in self.found}
-        alarm = any(is_alarm(f) and f.fault.concerns != "neither" for f in self.found)
-        self.tried = frozenset(f.fault.id for f in self.found if alarm and can_repair(subject, f.fault))
-        self.leaks = frozenset(each for each in self.tried if self.faults[each].repair_rank // 10 == LEAK_RANKS)
+        tried = [fault for fault in self.faults.values() if self._is_tried(fault)]
+        self.base = frozenset(fault.id for fault in tried if fault.grade in ALARMING)
+        self.extra = frozenset(fault.id for fault in tried) - self.base
+        self.leaks = frozenset(each for each in self.base if self.faults[each].repair_rank // 10 == LEAK_RANKS)
         self.runs: list[Run] = []
         self._make("training without and with each repair", self._plan())
 
+    def _is_tried(self, fault: Fault) -> bool:
+        """Whether there is something to explain, and a repair of this fault that could."""
+        alarm = any(is_alarm(f) and f.fault.concerns != "neither" for f in self.found)
+        return alarm and not self._brought_about_by(fault) and can_repair(self.subject, fault)
+
+    def _brought_about_by(self, fault: Fault) -> tuple[str, ...]:
+        """The present faults that this one is a consequence of, where it has no switch of its own."""
+        return () if fault.id in self.subject.switches else tuple(e for e in fault.follows_from if e in self.faults)
+
     def _plan(self) -> list[tuple[frozenset[str], Regime]]:
-        """As it stands; each repair alone; everything repaired; everything but one; but a pair of leaks; but data."""
-        everything = self.tried
-        alone = [frozenset([each]) for each in sorted(everything)]
-        back = [everything - one for one in alone]
-        pairs = [everything - {a, b} for a, b in combinations(sorted(self.leaks), 2)]
-        fit = [frozenset[str](), *alone, everything, *back]
+        """As it stands; each repair alone; every fault; every fault but one, or a deviation too; pairs of leaks."""
+        base = self.base
+        alone = [frozenset([each]) for each in sorted(base | self.extra)]
+        changed = [base ^ one for one in alone]
+        pairs = [base - {a, b} for a, b in combinations(sorted(self.leaks), 2)]
+        fit = [frozenset[str](), *alone, base, *changed]
         plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in fit]
-        plan += [(each, "fresh batches") for each in (*fit, *pairs, self._without_data(everything))]
+        plan += [(each, "fresh batches") for each in (*fit, *pairs, self._without_data(base))]
         return list(dict.fromkeys(plan))
+
+    def _steps(self, ids: frozenset[str], regime: Regime) -> int:
+        """Optimizer steps of a run: runs that a trial compares have the same number."""
+        if regime == "one batch":
+            return self.budget.one_batch_steps
+        stands_still = len(ids) <= 1 and len(self.base) > STILL_FAULTS
+        return self.budget.alone_steps if stands_still else self.budget.fresh_steps
 
     def _without_data(self, ids: frozenset[str]) -> frozenset[str]:
         return frozenset(each for each in ids if self.faults[each].family != "data")
@@ -314,7 +332,7 @@ class Trials:
         subjects = {ids: self._repaired(ids) for ids, _ in plan}
         jobs = [(ids, regime, seed) for ids, regime in plan for seed in self.budget.seeds]
         tasks = [
-            partial(train_once, subjects[ids], regime=regime, seed=seed, steps=self.budget.steps(regime))
+            partial(train_once, subjects[ids], regime=regime, seed=seed, steps=self._steps(ids, regime))
             for ids, regime, seed in jobs
         ]
         self.progress(stage, 0, len(tasks))
@@ -336,9 +354,9 @@ class Trials:
 
         ``reference`` None: what everything repaired reaches.
         """
-        done = self._values(self.tried, loss)
+        done = self._values(self.base, loss)
         return Trial(
-            question=asked(before, after, self.tried),
+            question=asked(before, after, self.base),
             quantity=loss.name if loss is not HONEST or self.subject.text_view else HONEST_NATS.name,
             seeds=self.budget.seeds,
             before=self._values(before, loss),
@@ -364,7 +382,10 @@ class Trials:
         fault = finding.fault
         if fault.concerns == "neither":
             return Cause(finding=finding, role="no loss shows it", because=finding.verdict.because)
-        if fault.id not in self.tried:
+        if causes := self._brought_about_by(fault):
+            because = f"a consequence of {' and '.join(causes)}: {finding.verdict.because}"
+            return Cause(finding=finding, role="follows from others", because=because, only_with=causes)
+        if fault.id not in self.base | self.extra:
             because = f"no trial: {self._why_untried(fault)}"
             return Cause(finding=finding, role="not confirmed", because=because)
         trials = self._trials_on(fault.id, floor)
@@ -387,20 +408,26 @@ class Trials:
         return "neither the setup nor an intervention from outside can remove it"
 
     def _trials_on(self, one: str, floor: float | None) -> list[tuple[Role, Trial]]:
-        """Every trial on one fault, with the role that it would give, the plainest first."""
-        nothing, alone, back = frozenset[str](), frozenset([one]), self.tried - {one}
-        trials: list[tuple[Role, Trial]] = [
-            ("holds the loss up", self.trial(nothing, alone, FIT, self._lowest(alone))),
-            ("holds the loss up", self.trial(back, self.tried, FIT, self._lowest(self.tried))),
-            ("holds the honest loss up", self.trial(nothing, alone, HONEST, None)),
-            ("hidden behind", self.trial(back, self.tried, HONEST, None)),
-        ]
+        """Every trial on one fault, with the role that it would give, the plainest first.
+
+        A deviation counts by what repairing it adds to the repaired setup; alone it is only shown in the table. Another
+        vocabulary changes the scale of the loss per token, so the data are judged by the honest loss alone.
+        """
+        nothing, alone, base = frozenset[str](), frozenset([one]), self.base
+        if one in self.extra:
+            return measured([("hidden behind", self.trial(base, base | alone, HONEST, None))])
+        trials: list[tuple[Role, Trial]] = []
+        if self.faults[one].family != "data":
+            trials.append(("holds the loss up", self.trial(nothing, alone, FIT, self._lowest(alone))))
+            if floor is not None and "floor" not in self._numbers(one):
+                trials.append(("pins the loss", self.trial(nothing, alone, FIT, floor)))
+            trials.append(("holds the loss up", self.trial(base - alone, base, FIT, self._lowest(base))))
+        trials.append(("holds the honest loss up", self.trial(nothing, alone, HONEST, None)))
+        trials.append(("hidden behind", self.trial(base - alone, base, HONEST, None)))
         if self.faults[one].family == "data":
-            rest = self._without_data(self.tried)
-            trials.append(("hidden behind", self.trial(rest, rest | {one}, HONEST, None)))
-        if floor is not None and "floor" not in self._numbers(one):
-            trials.insert(1, ("pins the loss", self.trial(nothing, alone, FIT, floor)))
-        return [(role, trial) for role, trial in trials if is_measured(trial)]
+            code = self._without_data(base)
+            trials.append(("hidden behind", self.trial(code, code | alone, HONEST, None)))
+        return measured(trials)
 
     def _lowest(self, ids: frozenset[str]) -> float:
         """What no honest model can beat on the one batch of these runs."""
@@ -410,14 +437,10 @@ class Trials:
         return next(f.verdict.numbers for f in self.found if f.fault.id == one)
 
     def _only_with(self, one: str) -> tuple[str, ...]:
-        """Faults that must be repaired too before repairing this one gains anything."""
-        pairs = {other: self.tried - {one, other} for other in sorted(self.tried - {one})}
-        made = {run.repaired for run in self.runs if run.outcome.regime == HONEST.regime}
-        return tuple(
-            other
-            for other, both in pairs.items()
-            if both in made and {one, other} <= self.leaks and not gains(self.trial(both, both | {one}, HONEST, None))
-        )
+        """Leaks that must be repaired too before repairing this one gains anything."""
+        others = sorted(self.leaks - {one}) if one in self.leaks else []
+        pairs = {other: self.base - {one, other} for other in others}
+        return tuple(other for other, both in pairs.items() if not gains(self.trial(both, both | {one}, HONEST, None)))
 
     def milestones(self, confirmed: frozenset[str]) -> tuple[Milestone, ...]:
         """What holds with exactly the confirmed causes repaired (or as it stands, where there is none)."""
@@ -465,7 +488,7 @@ def asked(before: frozenset[str], after: frozenset[str], everything: frozenset[s
     """What a trial compares, in words."""
     changed = " and ".join(sorted(after - before))
     rest = "nothing else repaired" if not before else "all else repaired"
-    if before and after != everything:
+    if before and not after >= everything:
         rest = f"all else repaired but {' and '.join(sorted(everything - after))}"
     return f"repair {changed}, {rest}"
 
@@ -486,8 +509,13 @@ def gains(trial: Trial) -> bool:
 def decides(role: Role, trial: Trial) -> bool:
     """Whether this trial gives a fault this role."""
     if role in ("holds the loss up", "pins the loss"):
-        return trial.confirms and statistics.fmean(trial.before) > FITS_BELOW
+        return trial.confirms and statistics.fmean(trial.before) > UNFIT_ABOVE
     return gains(trial)
+
+
+def measured(trials: list[tuple[Role, Trial]]) -> list[tuple[Role, Trial]]:
+    """Those of the trials that came to a number on both sides."""
+    return [(role, trial) for role, trial in trials if is_measured(trial)]
 
 
 def is_measured(trial: Trial) -> bool:

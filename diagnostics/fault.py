@@ -67,6 +67,7 @@ class Fault:
         plant: the wrong example, executable: a healthy subject -> the same with this fault. None where no
             generic planting exists (the card's blind spots say so).
         remedies: interventions that act from outside, the most exact first.
+        follows_from: faults that bring this state about; where one of them is present, this is its consequence.
         wrong / right: the same few lines of code, with and without the fault.
     """
 
@@ -80,6 +81,7 @@ class Fault:
     plant: Callable[[Subject], Subject] | None = None
     remedies: tuple[Intervention, ...] = ()
     looks_like: tuple[str, ...] = ()
+    follows_from: tuple[str, ...] = ()
     wrong: str = ""
     right: str = ""
 

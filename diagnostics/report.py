@@ -17,7 +17,7 @@ from diagnostics.levels import ReferenceLevel, nearest
 from diagnostics.probe import Reading
 from diagnostics.trial import Trial
 
-ON_A_LEVEL = 0.01  # nats: a loss this close is said to rest on a level; ours, a batch's own noise is larger
+ON_A_LEVEL = 0.02  # nats: a loss this close is said to rest on a level; ours, a batch's own noise is larger
 ALIKE = 1e-3  # nats: levels this close to the loss are told apart in words
 LISTED_VALUES = 6  # longer measured lists are counted, not printed
 
@@ -31,6 +31,7 @@ IN_WORDS: dict[Role, str] = {
     "hidden behind": "hidden behind the causes above: removing it pays once they are removed",
     "not confirmed": "present, but no trial could confirm it",
     "no loss shows it": "present; it costs memory, bookkeeping or text, and no loss shows it",
+    "follows from others": "present, as a consequence of other causes; it goes away with them",
     "no effect here": "present, and removing it changes nothing that the trials can see",
 }
 SPOKEN = {
@@ -268,7 +269,7 @@ def why_it_sang(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _redundancies(causes: Iterable[Cause]) -> Iterator[str]:
     """One sentence for each set of faults of which only a joint repair helps."""
-    groups = {frozenset((cause.id, *cause.only_with)) for cause in causes if cause.only_with}
+    groups = {frozenset((cause.id, *cause.only_with)) for cause in causes if cause.confirmed and cause.only_with}
     for group in sorted(map(sorted, groups)):
         yield (
             f"{_listed(group)} are redundant: with the others in place, repairing one of them alone gains nothing, "
@@ -302,7 +303,7 @@ def _cause_entry(cause: Cause) -> Entry:
     else:
         told = "None: no loss shows this." if cause.because == finding.verdict.because else _sentence(cause.because)
         facts.append(("Trial", told))
-    if cause.only_with:
+    if cause.confirmed and cause.only_with:
         facts.append(("Repair together with", _sentence(_listed(cause.only_with))))
     return Entry(
         title=fault.card.title,

@@ -73,16 +73,16 @@ class Trial:
 
     @property
     def effect_error(self) -> float:
-        """Standard error of the effect over pairs; infinite for a single pair."""
+        """Standard error of the effect over pairs; infinite for a single pair, or where a loss is not finite."""
         differences = [b - a for b, a in zip(self.before, self.after, strict=True)]
-        if len(differences) < 2:
+        if len(differences) < 2 or not all(map(math.isfinite, differences)):
             return math.inf
         return statistics.stdev(differences) / math.sqrt(len(differences))
 
     @property
     def seed_spread(self) -> float:
-        """What a seed alone does: the larger standard deviation of the two sides."""
-        if len(self.seeds) < 2:
+        """What a seed alone does: the larger standard deviation of the two sides; infinite where it is unknown."""
+        if len(self.seeds) < 2 or not all(map(math.isfinite, (*self.before, *self.after))):
             return math.inf
         return max(statistics.stdev(self.before), statistics.stdev(self.after))
 
@@ -95,8 +95,7 @@ class Trial:
     @property
     def counts(self) -> bool:
         """Whether the effect beats both the paired error and the seed spread."""
-        finite = all(math.isfinite(loss) for loss in self.after)
-        return finite and self.effect > ERRORS_BEATEN * self.effect_error and self.effect > self.seed_spread
+        return self.effect > ERRORS_BEATEN * self.effect_error and self.effect > self.seed_spread
 
     @property
     def confirms(self) -> bool:

@@ -70,6 +70,10 @@ def _forked_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=_start_worker)
         try:
             yield pool
+        except BaseException:
+            for worker in multiprocessing.active_children():  # nobody will read what they are working on
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

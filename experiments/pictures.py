@@ -251,11 +251,11 @@ class SwitchRow:
 
 def switch_rows(diagnosis: Diagnosis) -> tuple[SwitchRow, ...]:
     """The rows of the table of single repairs; the first one is "nothing". Empty where fewer than two were tried."""
-    everything = diagnosis.switched
-    if len(everything) < 2:
-        return ()
+    base = diagnosis.base
     known = [cause.finding.fault for cause in (*diagnosis.causes, *diagnosis.deviations)]
-    rank = {fault.id: fault.repair_rank for fault in known}
+    tried = [fault for fault in known if diagnosis.outcomes(frozenset([fault.id]), "one batch")]
+    if len(tried) < 2:
+        return ()
     honest = _honest_unit(diagnosis)[1]
     columns: tuple[tuple[Regime, Callable[[Outcome], float]], ...]
     columns = (("one batch", _final), ("fresh batches", _final), ("fresh batches", honest))
@@ -267,9 +267,10 @@ def switch_rows(diagnosis: Diagnosis) -> tuple[SwitchRow, ...]:
             for regime, take in columns
         )
 
-    rows = [SwitchRow(label="nothing", cells=cells(frozenset(), everything))]
-    for each in sorted(everything, key=lambda name: (rank.get(name, 100), name)):
-        rows.append(SwitchRow(label=each, cells=cells(frozenset([each]), everything - {each})))
+    rows = [SwitchRow(label="nothing", cells=cells(frozenset(), base))]
+    for fault in sorted(tried, key=lambda fault: (fault.id not in base, fault.repair_rank, fault.id)):
+        label = fault.id if fault.id in base else f"{fault.id} (deviation)"
+        rows.append(SwitchRow(label=label, cells=cells(frozenset([fault.id]), base ^ {fault.id})))
     return tuple(rows)
 
 
@@ -303,7 +304,7 @@ def switch_table(rows: Sequence[SwitchRow]) -> Figure | None:
     axes.set_position((0, 0, 1, 1))
     axes.set(xlim=(0, POINTS), ylim=(height, 0))
     axes.axis("off")
-    for side, title in enumerate(("repair only this", "repair all but this")):
+    for side, title in enumerate(("repair only this", "repair all but (or also) this")):
         axes.text(left + (3 * side + 1.5) * cell, 14, title, ha="center", fontsize=10, fontweight="bold")
         for place, name in enumerate(("one batch", "train", "honest")):
             axes.text(left + (3 * side + place + 0.5) * cell, 32, name, ha="center", fontsize=9.5)
@@ -356,7 +357,8 @@ def _switch_picture(diagnosis: Diagnosis, seeds: str) -> Picture | None:
         name="switch-table",
         title="One repair at a time",
         caption=(
-            "Left: the run as it stands with one fault repaired. Right: everything repaired but that one. "
+            "Left: the run as it stands with one fault repaired. Right: every fault repaired but that one (for a "
+            "deviation: every fault repaired, and that too). "
             "one batch: loss after training on one batch; train: loss on fresh batches (both nats per token); "
             f"honest: held-out loss in the way the model generates ({unit}). Mean ± standard deviation over {seeds}. "
             "Blue: lower than in the first row, where nothing is changed; orange: higher; the stronger the more; no "

@@ -43,9 +43,9 @@ def stuck() -> RunConfig:
         name="stuck",
         corpus=CorpusConfig(source="lanterns"),
         tokenizer=TokenizerConfig(vocab_size=3256, split="none"),
-        data=DataConfig(context=10, batch_size=8, train_share=0.7),
+        data=DataConfig(context=10, batch_size=16, train_share=0.7),
         model=ModelSection(
-            kind="stuck", d_model=64, num_heads=4, num_layers=3, d_ff=128, dropout=0.1, tie_weights=False
+            kind="stuck", d_model=64, num_heads=4, num_layers=1, d_ff=128, dropout=0.1, tie_weights=False
         ),
         defects=DefectsConfig.all(),
         optim=OptimConfig(

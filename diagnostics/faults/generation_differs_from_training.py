@@ -111,6 +111,7 @@ FAULT = Fault(
     measured_by=(GENERATION_AGREEMENT,),
     judge=judge,
     plant=plant,
+    follows_from=("softmax-before-cross-entropy",),
     looks_like=("targets-not-shifted", "future-token-leak", "softmax-before-cross-entropy"),
     wrong="probabilities = model(tokens)[:, -1].softmax(-1)  # model in train mode\n"
     "token = torch.multinomial(probabilities.softmax(-1), 1)",

@@ -80,6 +80,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(UNIT_LOGITS,),
+    follows_from=("embedding-scale", "no-final-norm", "positions-added-twice", "learning-rate-too-high"),
     looks_like=("learning-rate-too-high", "softmax-before-cross-entropy", "parameters-not-in-the-optimizer"),
     wrong="logits = self.head(stream)              # entries of size 30: the softmax is one-hot",
     right="logits = self.head(self.norm(stream))   # entries of size 1",

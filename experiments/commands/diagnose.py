@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from experiments.record import RunRecord
 
 
+BUDGETS = {"stuck": {"one_batch_steps": 60, "fresh_steps": 200, "alone_steps": 60}}
+"""Steps of the trials that a recipe was measured to need (docs/log.md); others take the kernel's defaults."""
+
+
 def diagnose(
     recipe: RecipeOption = "stuck",
     changes: SetOption = None,
     out: OutOption = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of each trial (at least 2).", min=2)] = 2,
+    seeds: Annotated[int, typer.Option(help="Seeds of each trial (at least 2).", min=2)] = 3,
     workers: Annotated[
         int | None, typer.Option(help="Trials side by side; by default one per core.", show_default=False, min=1)
     ] = None,
@@ -67,7 +71,7 @@ def examined(config: RunConfig, record: "RunRecord", *, seeds: int, workers: int
     from diagnostics.examination import Budget, examine
     from experiments.subject import subject_of
 
-    budget = Budget(seeds=tuple(range(seeds)), workers=workers)
+    budget = Budget(seeds=tuple(range(seeds)), workers=workers, **BUDGETS.get(config.name, {}))
     with stages() as stage:
         return examine(subject_of(config, record), budget=budget, progress=stage)
 

@@ -133,9 +133,11 @@ def test_the_table_of_single_repairs_reads_the_runs() -> None:
     )  # fmt: skip
 
 
-def test_the_rows_stand_in_the_order_of_repair() -> None:
-    ranks = [diagnoses.FAULTS[row.label].repair_rank for row in switch_rows(diagnoses.stuck())[1:]]
+def test_the_rows_stand_in_the_order_of_repair_with_the_deviations_last() -> None:
+    labels = [row.label for row in switch_rows(diagnoses.stuck())[1:]]
+    ranks = [diagnoses.FAULTS[label].repair_rank for label in labels[:-1]]
     assert ranks == sorted(ranks)
+    assert labels[-1] == f"{diagnoses.DEVIATION} (deviation)"
 
 
 def test_honest_losses_are_compared_in_bits_per_byte_where_every_run_has_them() -> None:

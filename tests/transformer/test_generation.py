@@ -102,9 +102,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_settings(
     logits = torch.tensor([0.125, 0.5, 0.125, 0.25]).log().expand(draws, -1)
     counts = Counter(Sampling(**settings).choose(logits).tolist())  # type: ignore[arg-type]
     for token, probability in enumerate(expected):
-        assert abs(counts[token] / draws - probability) <= 5 * math.sqrt(
-            probability * (1 - probability) / draws
-        )
+        assert abs(counts[token] / draws - probability) <= 5 * math.sqrt(probability * (1 - probability) / draws)
 
 
 # --- texts
@@ -407,7 +405,5 @@ def test_a_source_of_other_rows_than_the_prompt_is_refused() -> None:
 
 
 def test_an_empty_prompt_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"prompt \(of shape \(2, 0\)\) is empty; begin with at least one token"
-    ):
+    with pytest.raises(ValueError, match=r"prompt \(of shape \(2, 0\)\) is empty; begin with at least one token"):
         generate(new_model(LanguageModel), PROMPT[:, :0], max_new_tokens=2)

@@ -64,9 +64,7 @@ def test_learned_positions_are_as_large_as_embeddings() -> None:
     ("attention", "name", "parts"),
     [(SelfAttention, "query_key_value", 3), (CrossAttention, "key_value", 2), (CrossAttention, "query", 1)],
 )
-def test_projections_side_by_side_are_drawn_one_by_one(
-    attention: type[nn.Module], name: str, parts: int
-) -> None:
+def test_projections_side_by_side_are_drawn_one_by_one(attention: type[nn.Module], name: str, parts: int) -> None:
     module = attention(66, 3)
     initialize(module)
     bound = math.sqrt(6 / (66 + 66))

@@ -42,9 +42,7 @@ def test_the_offset_of_a_position_is_a_rotation() -> None:
 
 @pytest.mark.parametrize(("scale_embedding", "scale"), [(True, math.sqrt(15)), (False, 1.0)])
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
-def test_the_input_is_scaled_embedding_plus_position(
-    positions: str, scale_embedding: bool, scale: float
-) -> None:
+def test_the_input_is_scaled_embedding_plus_position(positions: str, scale_embedding: bool, scale: float) -> None:
     embedding = new_embedding(with_settings(positions=positions, scale_embedding=scale_embedding))
     expected = scale * embedding.tokens.weight[TOKENS] + embedding.positions[2:7]
     torch.testing.assert_close(expected, embedding(TOKENS, start=2), rtol=0, atol=1e-14)
