@@ -91,8 +91,8 @@ class Milestone:
 
     @property
     def reached(self) -> bool:
-        """Whether every seed is below the line."""
-        return all(math.isfinite(value) and value < self.bound for value in self.values)
+        """Whether it was measured, and every seed is below the line."""
+        return bool(self.values) and all(math.isfinite(value) and value < self.bound for value in self.values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -310,7 +310,7 @@ class Trials:
         pairs = [base - {a, b} for a, b in combinations(sorted(self.leaks), 2)]
         fit = [frozenset[str](), *alone, base, *changed]
         plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in fit]
-        plan += [(each, "fresh batches") for each in (*fit, *pairs, self._without_data(base))]
+        plan += [(each, "fresh batches") for each in (*fit, *pairs, self._code_alone(base))]
         return list(dict.fromkeys(plan))
 
     def _steps(self, ids: frozenset[str], regime: Regime) -> int:
@@ -320,8 +320,9 @@ class Trials:
         stands_still = len(ids) <= 1 and len(self.base) > STILL_FAULTS
         return self.budget.alone_steps if stands_still else self.budget.fresh_steps
 
-    def _without_data(self, ids: frozenset[str]) -> frozenset[str]:
-        return frozenset(each for each in ids if self.faults[each].family != "data")
+    def _code_alone(self, ids: frozenset[str]) -> frozenset[str]:
+        """Those of the repairs that leave the vocabulary as it stands."""
+        return frozenset(each for each in ids if not self.faults[each].is_about_vocabulary)
 
     def _make(self, stage: str, plan: Sequence[tuple[frozenset[str], Regime]]) -> None:
         """Make the planned runs that are not there yet, over all seeds."""
@@ -411,21 +412,22 @@ class Trials:
         """Every trial on one fault, with the role that it would give, the plainest first.
 
         A deviation counts by what repairing it adds to the repaired setup; alone it is only shown in the table. Another
-        vocabulary changes the scale of the loss per token, so the data are judged by the honest loss alone.
+        vocabulary changes the scale of the loss per token, so such a repair is judged by the honest loss alone.
         """
         nothing, alone, base = frozenset[str](), frozenset([one]), self.base
         if one in self.extra:
             return measured([("hidden behind", self.trial(base, base | alone, HONEST, None))])
         trials: list[tuple[Role, Trial]] = []
-        if self.faults[one].family != "data":
+        about_vocabulary = self.faults[one].is_about_vocabulary
+        if not about_vocabulary:
             trials.append(("holds the loss up", self.trial(nothing, alone, FIT, self._lowest(alone))))
             if floor is not None and "floor" not in self._numbers(one):
                 trials.append(("pins the loss", self.trial(nothing, alone, FIT, floor)))
             trials.append(("holds the loss up", self.trial(base - alone, base, FIT, self._lowest(base))))
         trials.append(("holds the honest loss up", self.trial(nothing, alone, HONEST, None)))
         trials.append(("hidden behind", self.trial(base - alone, base, HONEST, None)))
-        if self.faults[one].family == "data":
-            code = self._without_data(base)
+        if about_vocabulary:
+            code = self._code_alone(base)
             trials.append(("hidden behind", self.trial(code, code | alone, HONEST, None)))
         return measured(trials)
 
@@ -445,7 +447,7 @@ class Trials:
     def milestones(self, confirmed: frozenset[str]) -> tuple[Milestone, ...]:
         """What holds with exactly the confirmed causes repaired (or as it stands, where there is none)."""
         plan: list[tuple[frozenset[str], Regime]] = [(confirmed, "one batch"), (confirmed, "fresh batches")]
-        code_only = self._without_data(confirmed)
+        code_only = self._code_alone(confirmed)
         self._make("training with the proposed repairs", [*plan, (code_only, "fresh batches")])
         if not self.runs:
             return ()

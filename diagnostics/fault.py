@@ -90,6 +90,11 @@ class Fault:
         """Title and headings from the docstring of the fault's file."""
         return card_of(inspect.getmodule(self.judge))
 
+    @property
+    def is_about_vocabulary(self) -> bool:
+        """Whether it is judged by the text: removing it takes another vocabulary, and so another scale of the loss."""
+        return any("text_view" in probe.needs for probe in self.measured_by)
+
     def remedy_for(self, subject: Subject) -> Intervention | None:
         """The first outside remedy whose needs this subject meets; None where there is none."""
         return next((r for r in self.remedies if subject.missing(r.needs) is None), None)

@@ -196,7 +196,7 @@ def _faulty(diagnosis: Diagnosis) -> Iterator[str]:
     if more:
         yield f"Confirmed beside it: {_listed(more)}."
     if behind:
-        yield f"Hidden behind, and found only once the rest is repaired: {_listed(behind)}."
+        yield f"Hidden behind, where removing them pays only once the rest is repaired: {_listed(behind)}."
     if diagnosis.repair_order:
         yield f"Repair in this order: {', then '.join(diagnosis.repair_order)}."
         required = [each for each in diagnosis.milestones if each.required]
@@ -462,8 +462,8 @@ def _failures(diagnosis: Diagnosis) -> Table:
 
 
 def trial_in_words(cause: Cause) -> str:
-    """What a trial on a cause compared and found, with seeds and spread: the deciding one, or the last one tried."""
-    trial = cause.trials[0] if cause.confirmed else cause.trials[-1]
+    """What a trial on a cause compared and found, with seeds and spread: the deciding one, which comes first."""
+    trial = cause.trials[0]
     before, after = (_number(statistics.fmean(side)) for side in (trial.before, trial.after))
     setting = trial.question.removeprefix(f"repair {cause.id}, ")
     said = f"with {setting}" if setting != trial.question else f"({setting})"

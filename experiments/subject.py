@@ -1,5 +1,6 @@
 """The one bridge from a run to a subject: a configuration (and its record) as something that can be diagnosed."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -75,7 +76,7 @@ def subject_of(config: RunConfig, record: RunRecord | None = None, *, name: str 
     asked = task(config, data)
     model = asked.build(config.seed)
     if record is not None:
-        model.load_state_dict(read_checkpoint(record.checkpoint_path)["model"])
+        _load_weights(model, record)
     subject = Subject(
         name=name or config.name,
         model=model,
@@ -99,6 +100,16 @@ def subject_of(config: RunConfig, record: RunRecord | None = None, *, name: str 
             heldout=lambda seed: _spread_windows(data.held_out, config.data.context),
         )
     return subject if record is None else replace(subject, history=_history(subject, config, record))
+
+
+def _load_weights(model: nn.Module, record: RunRecord) -> None:
+    weights = read_checkpoint(record.checkpoint_path)["model"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{record.checkpoint_path} does not fit the configuration; use the one beside it, or train anew"
+        ) from error
 
 
 def _prepared(config: RunConfig) -> Prepared | PreparedPairs:
@@ -127,7 +138,7 @@ def _passes(asked: AnyTask, seed: int) -> Iterator[Any]:
 def _spread_windows(ids: Int[Tensor, " tokens"], context: int) -> Iterator[Int[Tensor, "batch time_plus_1"]]:
     """Up to HELDOUT_WINDOWS windows, spread evenly over the text: always the same ones."""
     every = ids.unfold(0, context + 1, 1)
-    return iter(every[:: max(1, len(every) // HELDOUT_WINDOWS)].split(HELDOUT_BATCH))
+    return iter(every[:: math.ceil(len(every) / HELDOUT_WINDOWS)].split(HELDOUT_BATCH))
 
 
 def _token_view(asked: NextToken) -> TokenView:

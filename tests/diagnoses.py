@@ -146,7 +146,9 @@ def healthy() -> Diagnosis:
     """No fault, everything reached, at a loss that would be the ceiling of another kind of run."""
     findings = (finding(SOFTMAX, absent("rows sum to 8.22")), finding(RULED_OUT, absent("others move by 0")))
     return replace(
-        stuck(), subject="small", findings=findings, causes=(), deviations=(), repair_order=(), runs=(), base=frozenset(), milestones=(
+        stuck(), subject="small", findings=findings, causes=(), deviations=(), repair_order=(), runs=(),
+        base=frozenset(),
+        milestones=(
             milestone(0.01),
         ),
     )  # fmt: skip

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.record import RunRecord
 
 
-BUDGETS = {"stuck": {"one_batch_steps": 60, "fresh_steps": 200, "alone_steps": 60}}
+BUDGETS = {"stuck": {"one_batch_steps": 50, "fresh_steps": 180, "alone_steps": 40}}
 """Steps of the trials that a recipe was measured to need (docs/log.md); others take the kernel's defaults."""
 
 
@@ -46,7 +46,7 @@ def diagnose(
     folder = results_folder(out, f"diagnose-{config.name}")
     record = standing_run(config, folder / "run")
     found = examined(config, record, seeds=seeds, workers=workers)
-    write_report(found, config, folder)
+    write_report(found, config, record, folder)
     from experiments.terminal import render
 
     render(found)
@@ -76,7 +76,7 @@ def examined(config: RunConfig, record: "RunRecord", *, seeds: int, workers: int
         return examine(subject_of(config, record), budget=budget, progress=stage)
 
 
-def write_report(found: "Diagnosis", config: RunConfig, folder: Path) -> None:
+def write_report(found: "Diagnosis", config: RunConfig, record: "RunRecord", folder: Path) -> None:
     """Report, data and pictures on disk first, then to Weights & Biases."""
     from diagnostics.diagnosis import to_json
     from diagnostics.report import markdown
@@ -88,7 +88,7 @@ def write_report(found: "Diagnosis", config: RunConfig, folder: Path) -> None:
     drawn = pictures(found)
     write_text(folder / "diagnosis.json", json.dumps(to_json(found), indent=1) + "\n")
     write_text(folder / "report.md", markdown(found))
-    write_text(folder / "report.html", page(found, drawn))
+    write_text(folder / "report.html", page(found, drawn, extras=said_by(record)))
     tracked = override(config, {"track.job_type": "diagnose", "track.group": config.track.group or config.name})
     with open_tracker(tracked, folder, say=typer.echo) as tracker:
         for step, loss in enumerate(found.history, start=1):
@@ -99,3 +99,15 @@ def write_report(found: "Diagnosis", config: RunConfig, folder: Path) -> None:
         tracker.table("causes", ["fault", "role", "because"], rows)
         tracker.file(folder / "report.html", kind="report")
         tracker.file(folder / "diagnosis.json", kind="diagnosis")
+
+
+def said_by(record: "RunRecord") -> dict[str, str]:
+    """What the standing run wrote in the end, for the page."""
+    import csv
+
+    sample = record.folder / "tables" / "sample.csv"
+    if not sample.exists():
+        return {}
+    with sample.open(newline="") as file:
+        _, (text,) = csv.reader(file)
+    return {"What the run writes, after a prompt of one context": text}
