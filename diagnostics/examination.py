@@ -475,7 +475,9 @@ class Trials:
         if text is None or view is None:
             return None
         level = heldout_unigram(text.train_tokens, text.heldout_tokens, view.vocab_size)
-        which = "with these repairs" if required else "with the repairs of the code alone, the vocabulary as it stands"
+        which = "with these repairs" if ids else "as the setup stands"
+        if not required:
+            which = "with the repairs of the code alone, the vocabulary as it stands"
         return Milestone(
             claim=f"new text is predicted better than by token frequencies, {which}",
             values=self._values(ids, HONEST_NATS),

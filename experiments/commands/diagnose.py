@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from experiments.record import RunRecord
 
 
-BUDGETS = {"stuck": {"one_batch_steps": 50, "fresh_steps": 180, "alone_steps": 40}}
+BUDGETS = {"stuck": {"one_batch_steps": 40, "fresh_steps": 160, "alone_steps": 30}}
 """Steps of the trials that a recipe was measured to need (docs/log.md); others take the kernel's defaults."""
 
 
