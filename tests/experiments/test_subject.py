@@ -13,7 +13,7 @@ from diagnostics.bench import open_bench
 from diagnostics.faults import CATALOGUE
 from diagnostics.subject import Subject
 from experiments.config import DefectsConfig, RunConfig, differences, override
-from experiments.data import prepare
+from experiments.data import Prepared, prepare
 from experiments.recipes import recipe
 from experiments.record import RunRecord
 from experiments.subject import (
@@ -35,6 +35,13 @@ VOCABULARY = {"vocabulary-too-large", "whole-sentences-as-tokens"}
 
 def trained(config: RunConfig, folder: Path) -> RunRecord:
     return train(config, folder=folder, say=lambda line: None)
+
+
+def text_of(config: RunConfig) -> Prepared:
+    """The text of a run, its tokenizer and its ids."""
+    data = prepare(config)
+    assert isinstance(data, Prepared)
+    return data
 
 
 def test_every_defect_and_setting_of_the_stuck_recipe_is_a_switch() -> None:
@@ -142,7 +149,7 @@ def test_a_checkpoint_of_another_model_is_refused(tiny: RunConfig, tmp_path: Pat
 
 def test_heldout_windows_are_windows_of_the_heldout_text_and_of_no_other(tiny: RunConfig) -> None:
     config = override(tiny, {"data.train_share": 0.6})
-    data, subject = prepare(config), subject_of(config)
+    data, subject = text_of(config), subject_of(config)
     assert subject.heldout is not None
     windows = torch.cat(list(subject.heldout(0)))
     every = data.held_out.unfold(0, config.data.context + 1, 1)
@@ -152,7 +159,7 @@ def test_heldout_windows_are_windows_of_the_heldout_text_and_of_no_other(tiny: R
 
 
 def test_heldout_windows_spread_over_the_text_and_are_always_the_same(tiny: RunConfig) -> None:
-    subject, data = subject_of(tiny), prepare(tiny)
+    subject, data = subject_of(tiny), text_of(tiny)
     assert subject.heldout is not None
     once, again = (torch.cat(list(subject.heldout(seed))) for seed in (0, 1))
     assert torch.equal(once, again)
@@ -197,10 +204,10 @@ def test_a_healthy_models_next_logits_are_the_last_ones_of_training_without_drop
 
 
 def test_the_text_view_spells_the_heldout_text(tiny: RunConfig) -> None:
-    view, data = subject_of(tiny).text_view, prepare(tiny)
+    view, data = subject_of(tiny).text_view, text_of(tiny)
     assert view is not None
     spelled = b"".join(view.token_bytes[token] for token in view.heldout_tokens.tolist())
-    assert spelled == data.corpus.held_out.encode()  # type: ignore[union-attr]
+    assert spelled == data.corpus.held_out.encode()
     assert view.heldout_bytes == len(spelled)
 
 
