@@ -14,6 +14,7 @@ Source:        Pascanu et al. 2013, "On the difficulty of training recurrent neu
 
 from dataclasses import replace
 
+from diagnostics.bench import open_bench
 from diagnostics.fault import Fault, Verdict, absent, present
 from diagnostics.interventions.clip_gradients import CLIP_NORM, clip_gradients
 from diagnostics.probes.structure import STRUCTURE, Structure
@@ -32,7 +33,14 @@ def judge(facts: Structure) -> Verdict:
 
 
 def plant(subject: Subject) -> Subject:
-    """The subject without clipping."""
+    """The subject without clipping.
+
+    Raises:
+        ValueError: it computes no attention, so that nobody would miss the clipping.
+    """
+    with open_bench(subject, seed=0) as bench:
+        if not STRUCTURE.measure(bench).attention:
+            raise ValueError(f"{subject.name} computes no attention; the recipes that clip are about attention")
     return replace(subject, clip_norm=None)
 
 
