@@ -94,9 +94,10 @@ def test_a_softmax_planted_in_a_classifier_is_named_first_and_confirmed() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_softmax_planted_in_a_language_model_is_named_first_and_confirmed() -> None:
-    budget = replace(TINY, one_batch_steps=300, fresh_steps=100)
-    found = examine(plant(SOFTMAX, subjects.encoder_decoder()), budget=budget)
+    budget = replace(TINY, one_batch_steps=300, fresh_steps=40)
+    found = examine(plant(SOFTMAX, subjects.encoder_decoder()), faults=FORWARD, budget=budget)
     assert (found.causes[0].id, found.causes[0].role) == (SOFTMAX, "holds the loss up")
     assert [cause.id for cause in found.confirmed] == [SOFTMAX]
     assert all(milestone.reached for milestone in found.milestones)
