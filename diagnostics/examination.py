@@ -27,10 +27,10 @@ from diagnostics.fault import Fault, Finding, not_tested
 from diagnostics.faults import CATALOGUE
 from diagnostics.levels import (
     ReferenceLevel,
-    bigram,
     double_softmax_ceiling,
     double_softmax_floor,
     heldout_unigram,
+    levels_of_targets,
     uniform,
     unigram,
 )
@@ -233,13 +233,13 @@ def reference_levels(subject: Subject) -> tuple[ReferenceLevel, ...]:
     seen = [call[-1] for call in calls if call]
     if not seen:
         return ()
-    classes = seen[0].scores.shape[-1]
-    text = subject.text_view
-    targets = torch.cat([call.targets for call in seen]) if text is None else text.train_tokens
-    levels = [uniform(classes), unigram(targets, classes)]
+    classes, text = seen[0].scores.shape[-1], subject.text_view
     if text is not None:
-        levels += [bigram(targets, classes), heldout_unigram(targets, text.heldout_tokens, classes)]
-    return (*levels, double_softmax_floor(classes), double_softmax_ceiling(classes))
+        heldout = heldout_unigram(text.train_tokens, text.heldout_tokens, classes)
+        return (*levels_of_targets(text.train_tokens, classes), heldout)
+    targets = torch.cat([call.targets for call in seen])
+    frequencies = unigram(targets, classes)
+    return (uniform(classes), frequencies, double_softmax_floor(classes), double_softmax_ceiling(classes))
 
 
 def loss_as_it_stands(subject: Subject) -> float:
