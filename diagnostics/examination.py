@@ -151,8 +151,8 @@ def look(subject: Subject, faults: Sequence[Fault], *, seed: int, progress: Prog
 
 
 def _later(first: Finding, second: Finding) -> Finding:
-    """The second look's finding where it found something, or where only it could look."""
-    return second if is_present(second) or first.verdict.status == "not tested" else first
+    """The second look's finding where it found something, or where the first look could not decide."""
+    return second if is_present(second) or first.verdict.status in ("not tested", "unclear") else first
 
 
 def take_readings(
