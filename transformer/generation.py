@@ -97,9 +97,7 @@ class Sampling:
         if self.top_k is not None:
             _require_positive("top_k", self.top_k)
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"top_p ({self.top_p}) must be above 0 and at most 1; None draws from all tokens"
-            )
+            raise ValueError(f"top_p ({self.top_p}) must be above 0 and at most 1; None draws from all tokens")
         if self.greedy and (self.temperature, self.top_k, self.top_p) != (1.0, None, None):
             raise ValueError("greedy (True) leaves nothing to draw; leave out temperature, top_k and top_p")
 
@@ -311,9 +309,7 @@ class _Reader:
         copies: int = 1,
     ) -> None:
         if not prompt.numel():
-            raise ValueError(
-                f"prompt (of shape {tuple(prompt.shape)}) is empty; begin with at least one token"
-            )
+            raise ValueError(f"prompt (of shape {tuple(prompt.shape)}) is empty; begin with at least one token")
         self.model = model
         self.states = _states(model, prompt, source, source_is_padding, copies)
         self.cache = model.new_cache() if use_cache else None
@@ -348,9 +344,7 @@ def _states(
         return model.states
     if not isinstance(model, Seq2Seq):
         kind = type(model).__name__
-        raise TypeError(
-            f"model ({kind}) must be a LanguageModel or a Seq2Seq; if compiled, pass the original"
-        )
+        raise TypeError(f"model ({kind}) must be a LanguageModel or a Seq2Seq; if compiled, pass the original")
     if source is None:
         raise ValueError("a Seq2Seq needs a source to read; pass source=")
     if len(source) != len(prompt):

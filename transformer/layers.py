@@ -51,9 +51,7 @@ class InputEmbedding(nn.Module):
             table = sinusoidal_positions(config.max_len, config.d_model).to(torch.get_default_dtype())
             self.register_buffer("positions", table, persistent=False)
 
-    def forward(
-        self, tokens: Int[Tensor, "batch time"], start: int = 0
-    ) -> Float[Tensor, "batch time d_model"]:
+    def forward(self, tokens: Int[Tensor, "batch time"], start: int = 0) -> Float[Tensor, "batch time d_model"]:
         """The embedded tokens, the first of which stands at position `start`.
 
         Raises:

@@ -33,9 +33,7 @@ class Visibility:
 EVERYTHING = Visibility()
 
 
-def causal_mask(
-    query_len: int, key_len: int, device: torch.device | None = None
-) -> Bool[Tensor, "query_len key_len"]:
+def causal_mask(query_len: int, key_len: int, device: torch.device | None = None) -> Bool[Tensor, "query_len key_len"]:
     """May-see table in which nothing looks ahead; the last query is the newest key.
 
     Args:
