@@ -3,8 +3,9 @@
 >>> from diagnostics import Budget, Subject, examine
 """
 
+from diagnostics.causes import Budget
 from diagnostics.diagnosis import Cause, Diagnosis, Milestone
-from diagnostics.examination import Budget, examine
+from diagnostics.examination import examine
 from diagnostics.fault import Fault, Finding, Verdict
 from diagnostics.faults import CATALOGUE
 from diagnostics.intervention import Intervention

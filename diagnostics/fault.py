@@ -13,6 +13,7 @@ from diagnostics.subject import Subject
 
 Status = Literal["present", "absent", "unclear", "not tested"]
 Grade = Literal["proof", "sign", "deviation", "explanation"]
+ALARMING: tuple[Grade, ...] = ("proof", "sign")  # they say "this is wrong"; the others say "this is so"
 Family = Literal["model", "data", "optimization", "evaluation"]
 Concerns = Literal["fit", "honesty", "neither"]
 
@@ -135,3 +136,13 @@ class Finding:
     verdict: Verdict
     readings: tuple[Reading, ...] = ()
     revealed: bool = False
+
+
+def is_alarm(finding: Finding) -> bool:
+    """Whether a fault of grade proof or sign is present."""
+    return is_present(finding) and finding.fault.grade in ALARMING
+
+
+def is_present(finding: Finding) -> bool:
+    """Whether the verdict is "present"."""
+    return finding.verdict.status == "present"

@@ -11,6 +11,9 @@ from diagnostics.subject import Subject
 Measurement = Any
 """A frozen dataclass of typed facts with units: plain numbers, strings and tuples, no tensors, no opinion."""
 
+Progress = Callable[[str, int, int], None]
+"""Hears of long work: what is going on, done, of how many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:

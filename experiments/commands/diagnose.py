@@ -68,7 +68,7 @@ def standing_run(config: RunConfig, folder: Path) -> "RunRecord":
 
 def examined(config: RunConfig, record: "RunRecord", *, seeds: int, workers: int | None) -> "Diagnosis":
     """The examination of a finished run."""
-    from diagnostics.examination import Budget, examine
+    from diagnostics import Budget, examine
     from experiments.subject import subject_of
 
     budget = Budget(seeds=tuple(range(seeds)), workers=workers, **BUDGETS.get(config.name, {}))

@@ -13,27 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from diagnostics import examination
+from diagnostics import causes
 from diagnostics.bench import Bench
+from diagnostics.causes import Budget, LossOf, Trials, asked, decides, gains, told
 from diagnostics.diagnosis import Cause, Diagnosis, Role, to_json
-from diagnostics.examination import (
-    Budget,
-    LossOf,
-    Trials,
-    asked,
-    decides,
-    examine,
-    gains,
-    in_repair_order,
-    look,
-    reference_levels,
-    repaired,
-    told,
-)
+from diagnostics.examination import examine, look, reference_levels
 from diagnostics.fault import Fault, Finding, Verdict, absent, present
 from diagnostics.faults import CATALOGUE
 from diagnostics.intervention import Intervention
 from diagnostics.probe import Probe
+from diagnostics.repair import in_repair_order, repaired
 from diagnostics.subject import Subject
 from diagnostics.trial import Outcome, Regime, Trial
 from tests import subjects
@@ -355,7 +344,7 @@ def in_world(monkeypatch: pytest.MonkeyPatch) -> Examined:
             world.compared.append((before, after, loss.regime))
             return compare(self, before, after, loss, reference)
 
-        monkeypatch.setattr(examination, "train_once", world.train_once)
+        monkeypatch.setattr(causes, "train_once", world.train_once)
         monkeypatch.setattr(Trials, "trial", recorded)
         return examine(with_switches(subject or subjects.mlp(), faults), faults=faults, budget=budget)
 
