@@ -261,7 +261,7 @@ class Trials:
             if run.repaired == confirmed and run.outcome.regime == "one batch"
         )
         learned = Milestone(
-            claim="one batch is learned, when the model is used as in generation",
+            claim=f"one batch is learned{', when the model is used as in generation' if self.subject.token_view else ''}",
             values=one_batch,
             bound=FITS_BELOW,
             unit="nats per token",
