@@ -260,8 +260,9 @@ class Trials:
             for run in self.runs
             if run.repaired == confirmed and run.outcome.regime == "one batch"
         )
+        used = ", when the model is used as in generation" if self.subject.token_view else ""
         learned = Milestone(
-            claim=f"one batch is learned{', when the model is used as in generation' if self.subject.token_view else ''}",
+            claim=f"one batch is learned{used}",
             values=one_batch,
             bound=FITS_BELOW,
             unit="nats per token",
