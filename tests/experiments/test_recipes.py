@@ -25,7 +25,7 @@ def test_stuck_has_all_defects_and_the_settings_that_go_with_them() -> None:
     config = stuck()
     assert config.defects == DefectsConfig.all()
     assert (config.optim.lr, config.optim.warmup_steps, config.optim.clip_norm) == (1e-2, 0, None)
-    assert (config.tokenizer.split, config.tokenizer.alphabet, config.data.context) == ("none", "characters", 10)
+    assert (config.tokenizer.split, config.tokenizer.alphabet, config.data.context) == ("none", "bytes", 10)
 
 
 def test_stuck_full_has_the_size_of_the_original() -> None:
