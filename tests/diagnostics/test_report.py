@@ -48,7 +48,10 @@ def test_the_answer_names_what_confirmed_the_cause_with_its_seeds_and_spread() -
 
 def test_the_answer_goes_on_with_what_hides_behind_the_repairs_and_what_they_reach() -> None:
     told = answer(diagnoses.stuck())
-    assert "Hidden behind, where removing them pays only once the rest is repaired: future-token-leak and norm-over" in told
+    assert (
+        "Hidden behind, where removing them pays only once the rest is repaired: future-token-leak and norm-over"
+        in told
+    )
     assert "Repair in this order: softmax-before-cross-entropy, then future-token-leak, then norm-over" in told
     assert "After that, one batch is learned: 0.01, 0.01125, 0.0125 nats per token (seeds 0, 1, 2), below" in told
 
