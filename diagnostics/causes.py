@@ -188,7 +188,7 @@ class Trials:
         if fault.concerns == "neither":
             return Cause(finding=finding, role="no loss shows it", because=finding.verdict.because)
         if causes := self._brought_about_by(fault):
-            because = f"a consequence of {' and '.join(causes)}: {finding.verdict.because}"
+            because = f"a consequence of {' and '.join(causes)}"
             return Cause(finding=finding, role="follows from others", because=because, only_with=causes)
         if fault.id not in self.base | self.extra:
             because = f"no trial: {self._why_untried(fault)}"
@@ -340,4 +340,6 @@ def told(role: Role | None, trial: Trial) -> str:
     noise = f"paired error {trial.effect_error:.2g}, seeds alone {trial.seed_spread:.2g}, {len(trial.seeds)} seeds"
     if role in ("holds the loss up", "pins the loss"):
         return f"{change}; {trial.share:.0%} of the loss above {trial.reference:.4g} goes away ({noise})"
-    return f"{change} ({noise})" if role else f"{change}: no effect beyond noise ({noise})"
+    if role:
+        return f"{change} ({noise})"
+    return f"{change}: {'worse with the repair' if trial.harms else 'no gain beyond noise'} ({noise})"

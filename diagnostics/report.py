@@ -32,7 +32,7 @@ IN_WORDS: dict[Role, str] = {
     "not confirmed": "present, but no trial could confirm it",
     "no loss shows it": "present; it costs memory, bookkeeping or text, and no loss shows it",
     "follows from others": "present, as a consequence of other causes; it goes away with them",
-    "no effect here": "present, and removing it changes nothing that the trials can see",
+    "no effect here": "present, and removing it gains nothing that the trials can see",
 }
 SPOKEN = {
     "uniform": "ln V, the loss of a uniform guess",
@@ -203,6 +203,21 @@ def _faulty(diagnosis: Diagnosis) -> Iterator[str]:
         yield from (f"After that, {milestone_in_words(each, diagnosis.seeds)}." for each in required)
     else:
         yield "No cause could be confirmed by removing it, so no order of repair is proposed."
+    yield from _proved(diagnosis)
+
+
+def _proved(diagnosis: Diagnosis) -> Iterator[str]:
+    """What a person should repair although no trial showed its damage: it cannot happen in a sound setup."""
+    ids = [
+        cause.id
+        for cause in diagnosis.causes
+        if cause.finding.fault.grade == "proof" and cause.role in ("no effect here", "not confirmed")
+    ]
+    if ids:
+        yield (
+            f"Repair {_listed(ids)} too: a sound setup cannot have this, and a short trial may not show the damage "
+            "(more steps: Budget.fresh_steps)."
+        )
 
 
 def _advice(diagnosis: Diagnosis) -> Iterator[str]:
@@ -214,7 +229,10 @@ def _advice(diagnosis: Diagnosis) -> Iterator[str]:
     if untested := diagnosis.verdicts("not tested"):
         reasons = dict.fromkeys(finding.verdict.because for finding in untested)
         yield f"{_count(len(untested), 'fault')} could not be tested; make that possible: {'; '.join(reasons)}."
-    yield "Then train for more steps, and try a learning rate three times smaller and three times larger."
+    yield (
+        "Then give the trials more steps (Budget.one_batch_steps and fresh_steps): a small rate may need them. If that "
+        "does not help, try a learning rate three times smaller and three times larger."
+    )
 
 
 def _tally(diagnosis: Diagnosis) -> str:
@@ -298,7 +316,8 @@ def _cause_entry(cause: Cause) -> Entry:
     finding, fault = cause.finding, cause.finding.fault
     facts = []
     if cause.trials:
-        label = "Confirmed by removing it" if cause.confirmed else "Removed, without effect"
+        unconfirmed = "Worse with the repair" if cause.trials[0].harms else "Removed, without gain"
+        label = "Confirmed by removing it" if cause.confirmed else unconfirmed
         facts.append((label, _sentence(trial_in_words(cause))))
     else:
         told = "None: no loss shows this." if cause.because == finding.verdict.because else _sentence(cause.because)

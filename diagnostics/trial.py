@@ -98,6 +98,11 @@ class Trial:
         return self.effect > ERRORS_BEATEN * self.effect_error and self.effect > self.seed_spread
 
     @property
+    def harms(self) -> bool:
+        """Whether the loss is worse with the intervention, by more than the paired error and the seed spread."""
+        return -self.effect > ERRORS_BEATEN * self.effect_error and -self.effect > self.seed_spread
+
+    @property
     def confirms(self) -> bool:
         """Whether removing this took most of the loss away: it counts and is at least CONFIRMED_SHARE."""
         return self.counts and self.share >= CONFIRMED_SHARE

@@ -437,7 +437,7 @@ def test_what_changes_nothing_has_no_effect_and_no_place_in_the_repair_order(in_
     found = in_world(World(fit=flat(2.0), honest=flat(3.0)), fault("idle"))
     assert roles(found) == {"idle": "no effect here"}
     assert (found.repair_order, found.state, found.confirmed) == ((), "faulty", ())
-    assert "no effect beyond noise" in cause(found, "idle").because
+    assert "no gain beyond noise" in cause(found, "idle").because
 
 
 def test_runs_that_fail_leave_a_cause_unconfirmed(in_world: Examined) -> None:
@@ -492,7 +492,7 @@ def test_a_consequence_of_a_present_fault_is_said_to_follow_from_it() -> None:
     found = examine(with_switches(subjects.mlp(), (source,)), faults=(state, source), budget=TINY)
     consequence = cause(found, "state")
     assert (consequence.role, consequence.only_with, consequence.trials) == ("follows from others", ("source",), ())
-    assert consequence.because == "a consequence of source: it is there"
+    assert consequence.because == "a consequence of source"
     assert "state" not in found.base | frozenset(found.repair_order)
 
 
@@ -602,7 +602,7 @@ def test_the_deciding_numbers_are_told_in_one_sentence() -> None:
         "(paired error 0.5, seeds alone 1.4, 2 seeds)"
     )
     assert told("hidden behind", fits).endswith("3 -> 1 (paired error 0.5, seeds alone 1.4, 2 seeds)")
-    assert told(None, fits).endswith("3 -> 1: no effect beyond noise (paired error 0.5, seeds alone 1.4, 2 seeds)")
+    assert told(None, fits).endswith("3 -> 1: no gain beyond noise (paired error 0.5, seeds alone 1.4, 2 seeds)")
 
 
 def test_a_finding_stays_plain_data() -> None:

@@ -137,14 +137,16 @@ def test_an_unexplained_run_is_called_so_and_says_what_to_try() -> None:
     assert "It may be no fault: The loss still falls by 0.03 per 100 steps." in advice
     assert "Look first at what the evidence leaves open: position-blind." in advice
     assert "1 fault could not be tested; make that possible: this subject has no history." in advice
-    assert "train for more steps" in advice
+    assert "give the trials more steps (Budget.one_batch_steps and fresh_steps)" in advice
 
 
 def test_a_suspect_that_no_trial_confirmed_is_not_called_a_cause() -> None:
     stuck = diagnoses.stuck()
     told = parts(replace(stuck, causes=stuck.causes[-1:], repair_order=()))
     assert told["answer"].title.startswith("Suspected, not confirmed: ")
-    assert "No cause could be confirmed by removing it" in " ".join(told["answer"].paragraphs)
+    said = " ".join(told["answer"].paragraphs)
+    assert "No cause could be confirmed by removing it" in said
+    assert f"Repair {diagnoses.SONG} too: a sound setup cannot have this" in said
     assert {"causes", "why"}.isdisjoint(told)
 
 

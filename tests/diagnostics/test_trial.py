@@ -42,6 +42,12 @@ def test_an_effect_below_the_seed_spread_does_not_count() -> None:
     assert not found.counts
 
 
+def test_a_repair_that_makes_the_loss_worse_by_more_than_noise_harms() -> None:
+    assert trial((2.0, 2.1), (2.5, 2.6)).harms
+    assert not trial((2.0, 2.1), (2.05, 2.1)).harms
+    assert not trial((9.0, 9.0), (1.0, 1.0)).harms
+
+
 def test_a_single_pair_never_counts() -> None:
     assert not trial((9.0,), (0.0,)).counts
 
