@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
-
 from diagnostics.bench import open_bench
-from diagnostics.probes.one_batch import generating_loss, lowest_possible
+from diagnostics.probes.one_batch import learn_one_batch
 from diagnostics.subject import Subject
 from diagnostics.workers import run_all
 
@@ -17,9 +15,6 @@ LEARNED_WITHIN = 0.05
 
 FALLING = 0.9
 """Last loss over the loss halfway: below it, more steps may be all that is missing. Ours."""
-
-STOP_BELOW = 0.01
-"""Nats; going on gains nothing."""
 
 Verdict = Literal["learned", "learned, but not as generation uses it", "not learned yet", "not learned"]
 
@@ -67,20 +62,18 @@ def overfit(subject: Subject, *, seed: int, steps: int) -> Overfit:
     Args:
         subject: with a `build`; otherwise each seed would start from the same weights.
         seed: of weights, batch and dropout.
-        steps: most optimizer steps; fewer once the loss is below `STOP_BELOW`, or nothing moves any more.
+        steps: most optimizer steps; fewer once the loss is below 0.01 nats, or nothing moves any more.
     """
     with open_bench(subject, seed) as bench:
-        curve = bench.train(bench.one_batch(), steps, stop_below=STOP_BELOW)
-        bench.model.eval()
-        with torch.no_grad():
-            return Overfit(
-                seed=seed,
-                curve=tuple(curve),
-                evaluated=float(bench.loss()),
-                lowest_possible=lowest_possible(bench),
-                generating=generating_loss(bench),
-                generating_lowest=lowest_possible(bench, only_last=True),
-            )
+        curve, found = learn_one_batch(bench, steps)
+    return Overfit(
+        seed=seed,
+        curve=tuple(curve),
+        evaluated=found.evaluated,
+        lowest_possible=found.lowest_possible,
+        generating=found.generating,
+        generating_lowest=found.generating_lowest_possible,
+    )
 
 
 def overfit_all(

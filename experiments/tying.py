@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 from diagnostics.subject import Subject
-from diagnostics.trial import ERRORS_BEATEN, Outcome, Trial, train_once
+from diagnostics.trial import Outcome, Trial, train_once
 from diagnostics.workers import run_all
 from experiments.config import RunConfig, override
 from experiments.subject import subject_of
@@ -38,10 +38,9 @@ class Tying:
     @property
     def verdict(self) -> Tied:
         """Which side is better by more than the paired error and than what a seed alone does."""
-        noise = max(ERRORS_BEATEN * self.trial.effect_error, self.trial.seed_spread)
-        if not abs(self.trial.effect) > noise:
-            return "no difference beyond the noise"
-        return "tied is better" if self.trial.effect > 0 else "untied is better"
+        if self.trial.counts:
+            return "tied is better"
+        return "untied is better" if self.trial.harms else "no difference beyond the noise"
 
 
 def tying(

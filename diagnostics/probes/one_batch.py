@@ -44,11 +44,16 @@ class OneBatch:
 
 def one_batch(bench: Bench) -> OneBatch:
     """The losses of up to 200 steps on the first batch, and what the trained model says about it."""
-    losses = bench.train(bench.one_batch(), STEPS, stop_below=LEARNED)
+    return learn_one_batch(bench, STEPS)[1]
+
+
+def learn_one_batch(bench: Bench, steps: int) -> tuple[list[float], OneBatch]:
+    """The training losses of up to ``steps`` steps on the first batch, and what the trained model says about it."""
+    losses = bench.train(bench.one_batch(), steps, stop_below=LEARNED)
     bench.model.eval()
     with torch.no_grad():
         evaluated, generating = float(bench.loss()), generating_loss(bench)
-    return OneBatch(
+    return losses, OneBatch(
         steps=len(losses),
         first=losses[0],
         last=losses[-1],
