@@ -1,26 +1,23 @@
 """Give the loss what went into the last softmax instead of what came out of it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.intervention import Intervention, surrounded
+from diagnostics.model_call import before_softmax
 from diagnostics.subject import Subject
-from diagnostics.watch import SOFTMAXES
+from diagnostics.watch import ForwardWatch
 
 
-class LogitsForLoss(TorchFunctionMode):
+class LogitsForLoss(ForwardWatch):
     """While active, cross_entropy on the outcome of a softmax gets that softmax's input."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.softmaxes: list[tuple[Tensor, Tensor]] = []
-
+    @no_type_check  # the shape checks call torch themselves, and would be asked about that call too
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -32,21 +29,14 @@ class LogitsForLoss(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is F.cross_entropy:
             given = kwargs.pop("input", None)
-            rest = args[1:] if given is None else args
-            return func(self.logits(args[0] if given is None else given), *rest, **kwargs)
-        result = func(*args, **kwargs)
-        if func in SOFTMAXES:
-            self.softmaxes.append((args[0], result))
-        return result
+            given, rest = (args[0], args[1:]) if given is None else (given, args)
+            return func(self.logits(given), *rest, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
     def logits(self, scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What these probabilities were made of; their logarithm where that call was not seen."""
-        for before, after in reversed(self.softmaxes):
-            if scores.data_ptr() == after.data_ptr() and scores.numel() == after.numel():
-                same_layout = before.contiguous()
-                if after.is_contiguous():
-                    return same_layout.as_strided(scores.size(), scores.stride(), same_layout.storage_offset())
-        return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+        before = before_softmax(self, scores)
+        return scores.clamp_min(torch.finfo(scores.dtype).tiny).log() if before is scores else before
 
 
 def undo_softmax(subject: Subject) -> Subject:
