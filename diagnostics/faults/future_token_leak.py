@@ -21,7 +21,6 @@ from typing import Any, no_type_check
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import open_bench
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
@@ -29,6 +28,7 @@ from diagnostics.intervention import surrounded
 from diagnostics.interventions.mask_attention import DOT_PRODUCT, MASK_ATTENTION, is_square
 from diagnostics.probes.token_influence import STREAM, TOKEN_INFLUENCE, Movement, SourceInfluence, TokenInfluence
 from diagnostics.subject import Subject
+from diagnostics.watch import TorchCalls
 
 
 def judge(influence: TokenInfluence) -> Verdict:
@@ -70,7 +70,7 @@ def leak(source: SourceInfluence, movement: Movement, rounding: float) -> float:
     return movement.later if explained else max(movement.later, movement.own)
 
 
-class NoMask(TorchFunctionMode):
+class NoMask(TorchCalls):
     """While active, no attention over a window hides anything. ``removed`` counts the masks."""
 
     def __init__(self) -> None:
@@ -78,11 +78,9 @@ class NoMask(TorchFunctionMode):
         self.removed = 0
 
     @no_type_check  # called for every torch function, and the checks call some themselves
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Leave the mask out of the calls that apply one."""
-        kwargs = dict(kwargs or {})
+        kwargs = dict(kwargs)
         if func in (Tensor.masked_fill, torch.masked_fill) and is_square(args[0]):
             self.removed += 1
             return args[0]

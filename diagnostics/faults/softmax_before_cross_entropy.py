@@ -13,11 +13,11 @@ Source:        torch.nn.CrossEntropyLoss: "input is expected to contain unnormal
                logits sum to one within 1e-3 by chance with probability below 1e-3 each, and all rows must.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.intervention import surrounded
@@ -25,6 +25,7 @@ from diagnostics.interventions.undo_softmax import UNDO_SOFTMAX
 from diagnostics.levels import double_softmax_ceiling, double_softmax_floor
 from diagnostics.probes.loss_inputs import LOSS_INPUTS, LossInputs
 from diagnostics.subject import Subject
+from diagnostics.watch import TorchCalls
 
 SUM_ERROR = 1e-3
 
@@ -51,12 +52,12 @@ def judge(inputs: LossInputs) -> Verdict:
     )
 
 
-class SoftmaxFirst(TorchFunctionMode):
+class SoftmaxFirst(TorchCalls):
     """While active, cross_entropy gets the softmax of what it is given."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Put a softmax over the classes in front of cross_entropy."""
-        kwargs = dict(kwargs or {})
+        kwargs = dict(kwargs)
         if func is F.cross_entropy:
             scores = kwargs.pop("input", None)
             scores, rest = (args[0], args[1:]) if scores is None else (scores, args)

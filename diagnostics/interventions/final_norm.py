@@ -6,32 +6,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, rebuilt, surrounded
 from diagnostics.subject import Subject
-from diagnostics.watch import PRODUCTS, head_input, watched_loss
+from diagnostics.watch import PRODUCTS, TorchCalls, head_input, watched_loss
 
 
-class NormalisedHead(TorchFunctionMode):
+class NormalisedHead(TorchCalls):
     """While active, what goes into a product with a matrix of the head's shape is normalised over its features."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
         self.width, self.classes = width, classes
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Normalise the first factor where the second is the head."""
         if func in PRODUCTS and len(args) > 1 and self.is_head(func, args[1]):
             args = (F.layer_norm(args[0], (self.width,)), *args[1:])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
     def is_head(self, func: Callable[..., Any], factor: Tensor) -> bool:
         """Whether a factor has the shape of the head: (classes, width) for linear, its transpose for matmul."""
@@ -63,7 +56,7 @@ def final_norm(subject: Subject) -> Subject:
 FINAL_NORM = Intervention(name="final-norm", does="normalise what goes into the last matrix", apply=final_norm)
 
 
-class FactorWatch(TorchFunctionMode):
+class FactorWatch(TorchCalls):
     """Remembers the second factor of the last matrix product that gives ``classes`` numbers."""
 
     def __init__(self, classes: int) -> None:
@@ -71,15 +64,9 @@ class FactorWatch(TorchFunctionMode):
         self.classes = classes
         self.factor: Tensor | None = None
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the call happen and note its second factor."""
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         if func in PRODUCTS and len(args) > 1 and result.dim() > 1 and result.shape[-1] == self.classes:
             self.factor = args[1]
         return result

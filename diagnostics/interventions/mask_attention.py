@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.model_call import call_arguments, random_batch, shift_of
 from diagnostics.subject import Subject
-from diagnostics.watch import SOFTMAXES, softmax_axis
+from diagnostics.watch import SOFTMAXES, TorchCalls, softmax_axis
 
 MaySee = Callable[[int], Bool[Tensor, "query key"]]
 """Length of a window -> True where the query (row) may see the key (column)."""
@@ -33,7 +32,7 @@ DOT_PRODUCT = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 """Arguments of ``scaled_dot_product_attention`` in order."""
 
 
-class AttentionMask(TorchFunctionMode):
+class AttentionMask(TorchCalls):
     """While active, attention over a window (as many queries as keys) also obeys ``may_see``.
 
     Attention is recognised by its calls: a softmax over the last axis of square scores, torch's
@@ -46,11 +45,9 @@ class AttentionMask(TorchFunctionMode):
         self.calls = 0
 
     @no_type_check  # called for every torch function, and the checks call some themselves
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hide scores, or add to the mask that the call was given."""
-        kwargs = dict(kwargs or {})
+        kwargs = dict(kwargs)
         if func in SOFTMAXES and args and is_square(args[0]) and softmax_axis(args, kwargs) == -1:
             self.calls += 1
             hidden = ~self.may_see(args[0].shape[-1]).to(args[0].device)

@@ -4,30 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.probes.stream_scale import StreamScale, counts_positions, stream_scale
 from diagnostics.subject import Subject
+from diagnostics.watch import TorchCalls
 
 
-class ScaledTokens(TorchFunctionMode):
+class ScaledTokens(TorchCalls):
     """While active, embedded tokens (not positions) are multiplied by a factor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the call happen; multiply what an embedding of tokens gives."""
-        kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func is F.embedding and not counts_positions(args[0] if args else kwargs["input"]):
             return result * self.factor

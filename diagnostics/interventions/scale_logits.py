@@ -3,30 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch.overrides import TorchFunctionMode
-
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.interventions.final_norm import NormalisedHead, head_shape
 from diagnostics.subject import Subject
-from diagnostics.watch import PRODUCTS
+from diagnostics.watch import PRODUCTS, TorchCalls
 
 
-class ScaledHead(TorchFunctionMode):
+class ScaledHead(TorchCalls):
     """While active, products with a matrix of the head's shape are multiplied by a factor."""
 
     def __init__(self, width: int, classes: int, factor: float) -> None:
         super().__init__()
         self.shape, self.factor = NormalisedHead(width, classes), factor
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the call happen; multiply what the head gives."""
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         if func in PRODUCTS and len(args) > 1 and self.shape.is_head(func, args[1]):
             return result * self.factor
         return result

@@ -18,20 +18,14 @@ class LogitsForLoss(ForwardWatch):
     """While active, cross_entropy on the outcome of a softmax gets that softmax's input."""
 
     @no_type_check  # the shape checks call torch themselves, and would be asked about that call too
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Remember softmax calls; swap the input of cross_entropy."""
-        kwargs = dict(kwargs or {})
+        kwargs = dict(kwargs)
         if func is F.cross_entropy:
             given = kwargs.pop("input", None)
             given, rest = (args[0], args[1:]) if given is None else (given, args)
             return func(self.logits(given), *rest, **kwargs)
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().call(func, args, kwargs)
 
     def logits(self, scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What these probabilities were made of; their logarithm where that call was not seen."""

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import Bench, random_tokens
 from diagnostics.interventions.mask_attention import DOT_PRODUCT
 from diagnostics.model_call import before_softmax, in_double, random_batch, raw_logits, rounding, shift_of
 from diagnostics.probe import Probe
-from diagnostics.watch import ForwardWatch
+from diagnostics.watch import ForwardWatch, TorchCalls
 
 ROWS, REPLACEMENTS = 7, 2
 DROPOUT_ARGUMENT = 10  # of multi_head_attention_forward
@@ -111,15 +110,13 @@ def agreement(bench: Bench, model: nn.Module, name: str) -> Agreement:
     )
 
 
-class NoDropout(TorchFunctionMode):
+class NoDropout(TorchCalls):
     """While active, nothing is dropped, whatever mode the model is in."""
 
     @no_type_check  # called for every torch function, and the checks call some themselves
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Hand on what dropout was given, and call attention kernels with a probability of 0."""
-        kwargs = dict(kwargs or {})
+        kwargs = dict(kwargs)
         if func in (F.dropout, torch.dropout):
             return args[0] if args else kwargs["input"]
         if func is F.scaled_dot_product_attention:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import Bench
 from diagnostics.probe import Probe
+from diagnostics.watch import TorchCalls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Parameters:
     plain: tuple[str, ...]
 
 
-class UseWatch(TorchFunctionMode):
+class UseWatch(TorchCalls):
     """Remembers which of some tensors are handed to a torch function."""
 
     def __init__(self, tensors: dict[int, str]) -> None:
@@ -49,19 +49,13 @@ class UseWatch(TorchFunctionMode):
         self.tensors = tensors
         self.used: set[int] = set()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Note the arguments and let the call happen."""
-        for argument in (*args, *(kwargs or {}).values()):
+        for argument in (*args, *kwargs.values()):
             for each in argument if isinstance(argument, list | tuple) else (argument,):
                 if id(each) in self.tensors:
                     self.used.add(id(each))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def unregistered(model: nn.Module) -> dict[str, Tensor]:

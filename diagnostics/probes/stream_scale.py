@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import Bench
 from diagnostics.probe import Probe
-from diagnostics.watch import ForwardWatch, LossCall, head_input, watched_loss
+from diagnostics.watch import ForwardWatch, LossCall, TorchCalls, head_input, watched_loss
 
 GAIN = 4.0  # the embedding is made this many times larger, and we watch what becomes larger with it
 CLEAR = 0.1  # entries of a token vector below this share of its RMS are left out of quotients: rounding
@@ -67,7 +66,7 @@ class EntrySeenError(Exception):
 
 
 @dataclass
-class EntryWatch(TorchFunctionMode):
+class EntryWatch(TorchCalls):
     """Watches token vectors until they enter the first module with parameters; multiplies them by ``gain``.
 
     ``vectors`` are the latest token vectors before the stream, unmultiplied; ``stream`` is what the module gets.
@@ -88,16 +87,10 @@ class EntryWatch(TorchFunctionMode):
     def __post_init__(self) -> None:
         super().__init__()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the call happen; multiply and remember token vectors."""
-        result = func(*args, **(kwargs or {}))
-        if func is F.embedding and not counts_positions(args[0] if args else (kwargs or {})["input"]):
+        result = func(*args, **kwargs)
+        if func is F.embedding and not counts_positions(args[0] if args else kwargs["input"]):
             if self.stream is None:
                 self.vectors = result.detach()
             result = self._waiting = result * self.gain

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from diagnostics.bench import Bench
 from diagnostics.probe import Probe
+from diagnostics.watch import TorchCalls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Structure:
     grid_affine: tuple[tuple[str, int, int], ...]
 
 
-class StructureWatch(TorchFunctionMode):
+class StructureWatch(TorchCalls):
     """Remembers the tables that are looked up, the matrices that are multiplied with, and attention."""
 
     def __init__(self) -> None:
@@ -44,15 +44,8 @@ class StructureWatch(TorchFunctionMode):
         self.classes: int | None = None
         self.attention = False
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Let the call happen and note what matters of it."""
-        kwargs = kwargs or {}
         if func is F.embedding:
             self.tables.append(args[1] if len(args) > 1 else kwargs["weight"])
         elif func is F.linear:
