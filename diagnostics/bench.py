@@ -1,6 +1,7 @@
 """A seeded, private copy of a subject that one probe may do anything to."""
 
 import copy
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,10 @@ FROZEN_STEPS = 10  # this many steps in a row without any gradient, and nothing 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimizer step, seen between backward and the update (``before_update``) or after it."""
+    """One optimizer step, seen between backward and the update (``before_update``) or after it (with its loss)."""
 
     index: int
-    loss: float
+    loss: float = math.nan
     model: nn.Module
     optimizer: Optimizer
 
@@ -99,23 +100,47 @@ class Bench:
         frozen = 0
         for index, batch in enumerate(islice(batches, steps)):
             set_rates(optimizer, rates, 1.0 if subject.schedule is None else subject.schedule(index))
-            optimizer.zero_grad(set_to_none=True)
-            loss = subject.loss(model, batch)
-            loss.backward()
+            with self._before_update(optimizer, index, before_update) as moving:
+                loss = self._step(optimizer, batch)
             losses.append(float(loss.detach()))
-            step = Step(index=index, loss=losses[-1], model=model, optimizer=optimizer)
-            if before_update is not None:
-                before_update(step)
-            frozen = 0 if has_gradient(model) else frozen + 1
-            if subject.clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), subject.clip_norm)
-            optimizer.step()
+            frozen = 0 if moving else frozen + 1
             if after_update is not None:
-                after_update(step)
+                after_update(Step(index=index, loss=losses[-1], model=model, optimizer=optimizer))
             below = stop_below is not None and losses[-1] < stop_below
             if below or frozen >= FROZEN_STEPS or not torch.isfinite(loss):
                 break
         return losses
+
+    def _step(self, optimizer: Optimizer, batch: Batch) -> Float[Tensor, ""]:
+        """One optimizer step: the user's own, or in the usual order."""
+        if self.subject.step is not None:
+            return self.subject.step(self.model, optimizer, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(batch=batch)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    @contextmanager
+    def _before_update(
+        self, optimizer: Optimizer, index: int, before_update: Callable[[Step], None] | None
+    ) -> Iterator[list[bool]]:
+        """Inside, ``optimizer.step`` first looks at the gradients and clips them; the list says that some moved."""
+        moving: list[bool] = []
+
+        def look(*_: object) -> None:
+            if before_update is not None:
+                before_update(Step(index=index, model=self.model, optimizer=optimizer))
+            if has_gradient(self.model):
+                moving.append(True)
+            if self.subject.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.subject.clip_norm)
+
+        handle = optimizer.register_step_pre_hook(look)
+        try:
+            yield moving
+        finally:
+            handle.remove()
 
 
 def passes(batches: Callable[[int], Iterator[Batch]], seed: int) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ Status = Literal["present", "absent", "unclear", "not tested"]
 Grade = Literal["proof", "sign", "deviation", "explanation"]
 ALARMING: tuple[Grade, ...] = ("proof", "sign")  # they say "this is wrong"; the others say "this is so"
 Family = Literal["model", "data", "optimization", "evaluation"]
-Concerns = Literal["fit", "honesty", "neither"]
+Concerns = Literal["fit", "honesty", "evaluation", "neither"]
 
 HEADINGS = (
     "Shows as", "Why it hurts", "Measured by", "Judged by", "Looks like", "Remedy", "Blind spots", "Source",
@@ -61,7 +61,8 @@ class Fault:
         grade: "proof" cannot happen in a healthy setup; "sign" suggests; "deviation" departs from the recipe and is
             harmless until a trial says otherwise; "explanation" is a reason that is no fault.
         concerns: which loss shows its removal: "fit" the training loss (one batch), "honesty" the held-out loss in
-            the way the model generates, "neither" where no loss shows it (memory, bookkeeping).
+            the way the model generates, "evaluation" the validation loss as the user computes it, "neither" where no
+            loss shows it (memory, bookkeeping).
         repair_rank: the order in which a person repairs; lower first. What hides other faults comes first.
         measured_by: the probes whose measurements ``judge`` takes, in this order.
         judge: pure: measurements -> verdict. Called only when every measurement is there.

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from diagnostics.subject import Batch, Subject
 
 Surroundings = Callable[[nn.Module, Batch | None], AbstractContextManager[object]]
 """What is switched on around every forward pass: hooks on the model, a torch function mode. The batch is None while
-text is generated."""
+text is generated or the user's own evaluation runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +35,31 @@ class Intervention:
 
 
 def surrounded(subject: Subject, surroundings: Surroundings) -> Subject:
-    """The subject with every forward pass (loss, logits, generation) run inside a context manager."""
+    """The subject with every forward pass (loss, step, evaluation, logits, generation) run inside a context manager."""
 
     def loss(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         with surroundings(model, batch):
             return subject.loss(model, batch)
 
+    def step(model: nn.Module, optimizer: Optimizer, batch: Batch) -> Float[Tensor, ""]:
+        assert subject.step is not None
+        with surroundings(model, batch):
+            return subject.step(model, optimizer, batch)
+
+    def evaluate(model: nn.Module) -> float:
+        assert subject.evaluate is not None
+        with surroundings(model, None):
+            return subject.evaluate(model)
+
+    inside = replace(
+        subject,
+        loss=loss,
+        step=None if subject.step is None else step,
+        evaluate=None if subject.evaluate is None else evaluate,
+    )
     view = subject.token_view
     if view is None:
-        return replace(subject, loss=loss)
+        return inside
 
     def logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch time vocab"]:
         with surroundings(model, batch):
@@ -54,7 +71,7 @@ def surrounded(subject: Subject, surroundings: Surroundings) -> Subject:
             return view.next_logits(model, tokens)
 
     changed = replace(view, logits=logits, next_logits=None if view.next_logits is None else next_logits)
-    return replace(subject, loss=loss, token_view=changed)
+    return replace(inside, token_view=changed)
 
 
 def rebuilt(subject: Subject, change: Callable[[nn.Module], nn.Module | None]) -> Subject:

@@ -25,6 +25,8 @@ class Probe:
         measure: takes a bench, gives a measurement.
         needs: capabilities of the subject, such as ``"token_view"`` or ``"token_view.next_logits"``.
         cost: "forward" for a few forward and backward passes, "training" where it takes optimizer steps.
+        whole_batches: whether it needs batches as the subject gives them; an examination gives other forward probes
+            batches of a few rows.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Probe:
     measure: Callable[[Bench], Measurement]
     needs: tuple[str, ...] = ()
     cost: Literal["forward", "training"] = "forward"
+    whole_batches: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

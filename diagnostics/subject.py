@@ -25,6 +25,7 @@ class TokenView:
         ignored: True where the loss leaves a target out. None: nowhere.
         next_logits: scores of the next token after a context, computed the way the user generates text; their
             log-softmax is the distribution that is sampled from. None: generation is not tested.
+        padding_id: the id that fills rows up to one length. None: nobody said so; probes that need it look for it.
     """
 
     vocab_size: int
@@ -34,6 +35,7 @@ class TokenView:
     targets: Callable[[Batch], Int[Tensor, "batch time"]]
     ignored: Callable[[Batch], Bool[Tensor, "batch time"]] | None = None
     next_logits: Callable[[nn.Module, Int[Tensor, "batch context"]], Float[Tensor, "batch vocab"]] | None = None
+    padding_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,12 @@ class Subject:
         schedule: step -> factor on the learning rate. None: constant.
         clip_norm: largest gradient norm, as the user clips it. None: no clipping.
         heldout: seed -> a pass over batches that are never trained on.
+        step: one optimizer step as the user's loop makes it: (model, optimizer, batch) -> the loss, with its own
+            zero_grad, backward, clipping and optimizer.step; a batch that it splits up is its own affair. None: the
+            usual order (zero_grad, loss, backward, clip, step).
+        evaluate: model -> the validation loss as the user computes it, with whatever switches of mode belong to it.
+        whole_data: whether ``batches`` gives all of the training data. False: a sample, such as one batch, from which
+            nothing follows about order, repetition or size of the data.
         history: the curve that stopped falling.
         token_view: present for language models.
         text_view: present where tokens are pieces of text.
@@ -99,6 +107,9 @@ class Subject:
     schedule: Callable[[int], float] | None = None
     clip_norm: float | None = None
     heldout: Callable[[int], Iterator[Batch]] | None = None
+    step: Callable[[nn.Module, Optimizer, Batch], Float[Tensor, ""]] | None = None
+    evaluate: Callable[[nn.Module], float] | None = None
+    whole_data: bool = True
     history: LossHistory | None = None
     token_view: TokenView | None = None
     text_view: TextView | None = None
