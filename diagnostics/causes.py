@@ -8,30 +8,42 @@ another:
 - *all*: repair every fault that is present.
 - *take back*: repair every fault but one; repair a deviation too. Shows what else is needed, and what is harmless.
 
-What these confirm is repaired together in the end, and the milestones are measured on that.
+What these confirm is repaired together in the end, and the milestones are measured on that. Beside every trial that
+confirms, a placebo is run on the same seeds: every mechanism of an intervention, and no change.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, pairwise
 
-from diagnostics.diagnosis import ROLES, Cause, Milestone, Role, Run
+from diagnostics.bench import open_bench
+from diagnostics.diagnosis import ROLES, Cause, Milestone, PathStep, Role, Run
 from diagnostics.fault import ALARMING, Fault, Finding, is_alarm, is_present
+from diagnostics.interventions.placebo import placebo
 from diagnostics.levels import heldout_unigram
 from diagnostics.probe import Progress
-from diagnostics.repair import can_repair, repaired
+from diagnostics.repair import can_repair, in_repair_order, repaired
 from diagnostics.subject import Subject
 from diagnostics.trial import Outcome, Regime, Trial, train_once
-from diagnostics.workers import run_all, workers_available
+from diagnostics.workers import one_thread, run_all, workers_available
 
+REGIMES: tuple[Regime, ...] = ("one batch", "fresh batches")
 FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfitting check draws)
 LEAK_RANKS = 3  # repair ranks 30-39: leaks, which are the causes known to be redundant
 UNFIT_ABOVE = 0.5  # nats on one batch: it is not being learned (below, it is learned slowly)
 STILL_FAULTS = 3  # with more faults than this, repairing a single one leaves a run that stands still
 HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
+UNFIT_SHARE = 0.3  # of the first loss: the same as UNFIT_ABOVE for losses that are not in nats
+LEARNED_SHARE = 0.1  # of the loss above the reference is left: the step at which learning speeds are compared
+SMOOTHED = 5  # steps whose median stands for the loss at a step
+LEAST_STEPS = 40  # of a run that the time allows: fewer show nothing
+NEEDED_RUNS = 4  # both regimes, without and with everything repaired
+OVERHEAD = 1.3  # seconds of a step inside an intervention per second of a plain one; measured 1.0-1.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +56,9 @@ class Budget:
         fresh_steps: optimizer steps on fresh batches before the honest loss is measured.
         alone_steps: the same where a single one of several faults is repaired: such runs stand still.
         workers: processes; None: one per core.
+        seconds: wall-clock time that the whole examination may take, about. Where the planned runs would take longer
+            they become shorter, then fewer, the least telling first; the diagnosis says what was left out. None: all
+            of them are made.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -51,6 +66,7 @@ class Budget:
     fresh_steps: int = 300
     alone_steps: int = 100
     workers: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +91,16 @@ LOWEST = LossOf(
     regime="one batch",
     take=lambda outcome: outcome.lowest_possible,
 )
+HIDDEN = LossOf(
+    name="what the training loss hides (nats per token)",
+    regime="fresh batches",
+    take=lambda outcome: math.nan if outcome.hidden is None else outcome.hidden,
+)
+EVALUATED = LossOf(
+    name="validation loss as the setup computes it",
+    regime="fresh batches",
+    take=lambda outcome: math.nan if outcome.evaluated is None else outcome.evaluated,
+)
 HONEST = LossOf(name="honest held-out loss (bits per byte)", regime="fresh batches", take=honest_in_best_unit)
 HONEST_NATS = LossOf(
     name="honest held-out loss (nats per token)",
@@ -83,46 +109,71 @@ HONEST_NATS = LossOf(
 )
 
 
+LOSSES = (FIT, HIDDEN, EVALUATED, HONEST, HONEST_NATS)
+
+
 class Trials:
     """Every training run of one examination, and what the runs say about each fault that is present."""
 
-    def __init__(self, subject: Subject, findings: tuple[Finding, ...], budget: Budget, progress: Progress) -> None:
-        self.subject, self.budget, self.progress = subject, budget, progress
+    def __init__(
+        self,
+        subject: Subject,
+        findings: tuple[Finding, ...],
+        budget: Budget,
+        progress: Progress,
+        ends: float = math.inf,
+    ) -> None:
+        """``ends``: the time of ``time.perf_counter`` at which the runs should be over."""
+        self.subject, self.budget, self.progress, self.ends = subject, budget, progress, ends
         self.found = tuple(f for f in findings if is_present(f) and f.fault.grade != "explanation")
         self.faults = {f.fault.id: f.fault for f in self.found}
-        tried = [fault for fault in self.faults.values() if self._is_tried(fault)]
+        tried = [finding.fault for finding in self.found if self._is_tried(finding)]
         self.base = frozenset(fault.id for fault in tried if fault.grade in ALARMING)
         self.extra = frozenset(fault.id for fault in tried) - self.base
         self.leaks = frozenset(each for each in self.base if self.faults[each].repair_rank // 10 == LEAK_RANKS)
         self.runs: list[Run] = []
+        self.left_out: list[str] = []
+        self.scale = 1.0  # of every planned number of steps
         self._make("training without and with each repair", self._plan())
 
-    def _is_tried(self, fault: Fault) -> bool:
+    def _is_tried(self, finding: Finding) -> bool:
         """Whether there is something to explain, and a repair of this fault that could."""
         alarm = any(is_alarm(f) and f.fault.concerns != "neither" for f in self.found)
-        return alarm and not self._brought_about_by(fault) and can_repair(self.subject, fault)
+        return alarm and not self._brought_about_by(finding) and can_repair(self.subject, finding.fault)
 
-    def _brought_about_by(self, fault: Fault) -> tuple[str, ...]:
-        """The present faults that this one is a consequence of, where it has no switch of its own."""
-        return () if fault.id in self.subject.switches else tuple(e for e in fault.follows_from if e in self.faults)
+    def _brought_about_by(self, finding: Finding) -> tuple[str, ...]:
+        """The present faults that this one is a consequence of.
+
+        None where it has a switch of its own, or was still there after what brings it about was repaired.
+        """
+        if finding.fault.id in self.subject.switches or finding.revealed:
+            return ()
+        return tuple(each for each in finding.fault.follows_from if each in self.faults)
 
     def _plan(self) -> list[tuple[frozenset[str], Regime]]:
-        """As it stands; each repair alone; every fault; every fault but one, or a deviation too; pairs of leaks."""
-        base = self.base
-        alone = [frozenset([each]) for each in sorted(base | self.extra)]
+        """As it stands; each repair alone; every fault; every fault but one, or a deviation too; pairs of leaks.
+
+        The most telling first: where time is short, the last ones are left out.
+        """
+        base, nothing = self.base, frozenset[str]()
+        alone = [frozenset([each]) for each in in_repair_order(self.faults[each] for each in base | self.extra)]
         changed = [base ^ one for one in alone]
         pairs = [base - {a, b} for a, b in combinations(sorted(self.leaks), 2)]
-        fit = [frozenset[str](), *alone, base, *changed]
-        plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in fit]
-        plan += [(each, "fresh batches") for each in (*fit, *pairs, self._code_alone(base))]
+        telling = [one for one in alone if one <= base]
+        plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in (nothing, *telling, base)]
+        plan += [(each, "fresh batches") for each in (nothing, base, *telling, *changed)]
+        plan += [(each, "one batch") for each in changed]
+        plan += [(each, "fresh batches") for each in (*alone, *pairs, self._code_alone(base))]
+        plan += [(each, "one batch") for each in alone]
         return list(dict.fromkeys(plan))
 
     def _steps(self, ids: frozenset[str], regime: Regime) -> int:
         """Optimizer steps of a run: runs that a trial compares have the same number."""
-        if regime == "one batch":
-            return self.budget.one_batch_steps
         stands_still = len(ids) <= 1 and len(self.base) > STILL_FAULTS
-        return self.budget.alone_steps if stands_still else self.budget.fresh_steps
+        planned = self.budget.alone_steps if stands_still else self.budget.fresh_steps
+        if regime == "one batch":
+            planned = self.budget.one_batch_steps
+        return planned if self.scale == 1.0 else max(min(planned, LEAST_STEPS), int(planned * self.scale))
 
     def _code_alone(self, ids: frozenset[str]) -> frozenset[str]:
         """Those of the repairs that leave the vocabulary as it stands."""
@@ -131,28 +182,58 @@ class Trials:
     def _make(self, stage: str, plan: Sequence[tuple[frozenset[str], Regime]]) -> None:
         """Make the planned runs that are not there yet, over all seeds."""
         known = {(run.repaired, run.outcome.regime) for run in self.runs}
-        plan = [each for each in plan if each not in known]
+        plan = self._within_time([each for each in plan if each not in known])
         if self.subject.build is None or not plan:
             return
         subjects = {ids: self._repaired(ids) for ids, _ in plan}
-        jobs = [(ids, regime, seed) for ids, regime in plan for seed in self.budget.seeds]
+        outcomes = self._run(stage, [(subjects[ids], self._steps(ids, regime), regime) for ids, regime in plan])
+        self.runs += [
+            Run(repaired=ids, outcome=outcome)
+            for (ids, _), group in zip(plan, outcomes, strict=True)
+            for outcome in group
+        ]
+
+    def _run(self, stage: str, plan: Sequence[tuple[Subject, int, Regime]]) -> list[tuple[Outcome, ...]]:
+        """The outcomes of each planned training, one per seed."""
+        seeds = self.budget.seeds
         tasks = [
-            partial(train_once, subjects[ids], regime=regime, seed=seed, steps=self._steps(ids, regime))
-            for ids, regime, seed in jobs
+            partial(train_once, subject, regime=regime, seed=seed, steps=steps)
+            for subject, steps, regime in plan
+            for seed in seeds
         ]
         self.progress(stage, 0, len(tasks))
-        workers = workers_available() if self.budget.workers is None else self.budget.workers
-        outcomes = run_all(tasks, workers=workers, on_done=lambda done: self.progress(stage, done, len(tasks)))
-        made = [Run(repaired=ids, outcome=outcome) for (ids, _, _), outcome in zip(jobs, outcomes, strict=True)]
-        self.runs += made
+        outcomes = run_all(tasks, workers=self._workers, on_done=lambda done: self.progress(stage, done, len(tasks)))
+        return [tuple(outcomes[start : start + len(seeds)]) for start in range(0, len(tasks), len(seeds))]
+
+    @property
+    def _workers(self) -> int:
+        return workers_available() if self.budget.workers is None else self.budget.workers
+
+    def _within_time(self, plan: list[tuple[frozenset[str], Regime]]) -> list[tuple[frozenset[str], Regime]]:
+        """As much of the plan as there is time for: shorter runs first, then fewer of them."""
+        if math.isinf(self.ends) or self.subject.build is None or not plan:
+            return plan
+        step = seconds_per_step(self.subject) * OVERHEAD * len(self.budget.seeds) / self._workers
+        left = max(0.0, self.ends - time.perf_counter()) / max(step, 1e-9)
+
+        def steps() -> int:
+            return sum(self._steps(ids, regime) for ids, regime in plan)
+
+        if steps() > left:
+            self.scale = min(self.scale, left / steps())
+        while len(plan) > NEEDED_RUNS and steps() > left:
+            ids, regime = plan.pop()
+            self.left_out.append(f"{regime} with {' and '.join(sorted(ids)) or 'nothing'} repaired")
+        return plan
 
     def _repaired(self, ids: frozenset[str]) -> Subject:
         return repaired(self.subject, [self.faults[each] for each in ids])
 
     def _values(self, ids: frozenset[str], loss: LossOf) -> tuple[float, ...]:
-        return tuple(
-            loss.take(run.outcome) for run in self.runs if run.repaired == ids and run.outcome.regime == loss.regime
-        )
+        return tuple(loss.take(outcome) for outcome in self._outcomes(ids, loss.regime))
+
+    def _outcomes(self, ids: frozenset[str], regime: Regime) -> tuple[Outcome, ...]:
+        return tuple(r.outcome for r in self.runs if r.repaired == ids and r.outcome.regime == regime)
 
     def trial(self, before: frozenset[str], after: frozenset[str], loss: LossOf, reference: float | None) -> Trial:
         """The loss with these repairs against the loss with those, over the paired seeds.
@@ -167,15 +248,78 @@ class Trials:
             before=self._values(before, loss),
             after=self._values(after, loss),
             reference=statistics.fmean(done) if reference is None else reference,
+            regime=loss.regime,
+            repaired=tuple(sorted(before)),
+            start=first_loss(self._outcomes(before, loss.regime)),
         )
 
+    def speed(self, before: frozenset[str], after: frozenset[str]) -> Trial | None:
+        """One batch, compared at the step at which the repaired side has lost nine tenths of its loss.
+
+        Shows what slows learning down without stopping it. None where the repaired side never comes that far.
+        """
+        runs = self._outcomes(before, "one batch"), self._outcomes(after, "one batch")
+        if not all(outcome.curve for side in runs for outcome in side) or not all(runs):
+            return None
+        trial, lowest = self.trial(before, after, FIT, self._lowest(after)), self._lowest(after)
+        step = learned_at([outcome.curve for outcome in runs[1]], lowest, trial.start)
+        if step is None:
+            return None
+        values = [tuple(loss_at(outcome.curve, step) for outcome in side) for side in runs]
+        return replace(trial, before=values[0], after=values[1], steps=step + 1)
+
     def causes(self) -> tuple[tuple[Cause, ...], tuple[Cause, ...]]:
-        """Causes and harmless deviations, each in the order in which a report tells them."""
+        """Causes and what was measured harmless, each in the order in which a report tells them.
+
+        Harmless is a deviation or a mere sign whose repair gains nothing; a proof stays a cause.
+        """
         floor = self._floor()
-        judged = [self._cause(finding, floor) for finding in self.found]
-        judged.sort(key=lambda cause: (ROLES.index(cause.role), -weight(cause), cause.id))
-        harmless = [c for c in judged if c.finding.fault.grade == "deviation" and not c.confirmed]
+        judged = self._controlled([self._cause(finding, floor) for finding in self.found])
+        judged.sort(key=told_first)
+        harmless = [cause for cause in judged if is_harmless(cause)]
         return tuple(c for c in judged if c not in harmless), tuple(harmless)
+
+    def _controlled(self, causes: list[Cause]) -> list[Cause]:
+        """The causes with a placebo beside each deciding trial; those that it explains as well are not confirmed."""
+        decisive = [cause.trials[0] for cause in causes if cause.confirmed and cause.trials]
+        sets = list(dict.fromkeys((frozenset(trial.repaired), trial.regime) for trial in decisive))
+        plan = [(placebo(self._repaired(ids)), self._steps(ids, regime), regime) for ids, regime in sets]
+        made = dict(zip(sets, self._run("training with a placebo", plan), strict=True)) if plan else {}
+        return [beside_placebo(each, made) if each.confirmed and each.trials else each for each in causes]
+
+    def path(self, order: Sequence[str]) -> tuple[PathStep, ...]:
+        """The losses after each repair of this order, everything before it repaired too; nothing first."""
+        sets = [frozenset(order[:count]) for count in range(len(order) + 1)] if order else []
+        plan = [(ids, regime) for ids in sets for regime in REGIMES]
+        self._make("training along the way of repairs", plan)
+        return tuple(
+            PathStep(
+                repaired=order[count - 1] if count else None,
+                one_batch=mean_or_none(self._values(ids, FIT)),
+                honest=mean_or_none(self._values(ids, HONEST)),
+                reveals=self._revealed_by(ids, frozenset(order[: max(0, count - 1)])) if count else (),
+            )
+            for count, ids in enumerate(sets)
+        )
+
+    def _revealed_by(self, ids: frozenset[str], before: frozenset[str]) -> tuple[str, ...]:
+        """Faults whose evidence needed these repairs, and not only those before."""
+        needed = {
+            f.fault.id: frozenset(each for r in f.readings for each in r.repaired) for f in self.found if f.revealed
+        }
+        return tuple(sorted(one for one, needs in needed.items() if needs <= ids and not needs <= before))
+
+    def _share(self, one: str) -> float | None:
+        """The part of the loss of one batch that a repair takes away, as the first and as the last of the repairs."""
+        nothing, alone, base = frozenset[str](), frozenset([one]), self.base
+        if one not in base:
+            return None
+        means = [mean_or_none(self._values(ids, FIT)) for ids in (nothing, alone, base - alone, base)]
+        if any(mean is None for mean in means):
+            return None
+        start, first, rest, end = (mean for mean in means if mean is not None)
+        whole = start - end
+        return (start - first + rest - end) / 2 / whole if whole > 0 else None
 
     def _floor(self) -> float | None:
         """The lowest loss that a present fault allows, where one confines the loss."""
@@ -187,7 +331,7 @@ class Trials:
         fault = finding.fault
         if fault.concerns == "neither":
             return Cause(finding=finding, role="no loss shows it", because=finding.verdict.because)
-        if causes := self._brought_about_by(fault):
+        if causes := self._brought_about_by(finding):
             because = f"a consequence of {' and '.join(causes)}"
             return Cause(finding=finding, role="follows from others", because=because, only_with=causes)
         if fault.id not in self.base | self.extra:
@@ -203,6 +347,7 @@ class Trials:
             because=told(role, decisive),
             trials=(decisive, *(trial for _, trial in trials if trial is not decisive)),
             only_with=self._only_with(fault.id) if role == "hidden behind" else (),
+            share=self._share(fault.id),
         )
 
     def _why_untried(self, fault: Fault) -> str:
@@ -228,12 +373,29 @@ class Trials:
             if floor is not None and "floor" not in self._numbers(one):
                 trials.append(("pins the loss", self.trial(nothing, alone, FIT, floor)))
             trials.append(("holds the loss up", self.trial(base - alone, base, FIT, self._lowest(base))))
-        trials.append(("holds the honest loss up", self.trial(nothing, alone, HONEST, None)))
-        trials.append(("hidden behind", self.trial(base - alone, base, HONEST, None)))
+        trials += self._beyond_the_fit(one)
         if about_vocabulary:
             code = self._code_alone(base)
             trials.append(("hidden behind", self.trial(code, code | alone, HONEST, None)))
         return measured(trials)
+
+    def _beyond_the_fit(self, one: str) -> list[tuple[Role, Trial]]:
+        """Trials on what the end of one batch does not show: new text, the answers given away, how fast it learns."""
+        nothing, alone, base = frozenset[str](), frozenset([one]), self.base
+        pairs = ((nothing, alone), (base - alone, base))
+        trials: list[tuple[Role, Trial]] = [
+            ("holds the honest loss up", self.trial(nothing, alone, HONEST, None)),
+            ("hidden behind", self.trial(base - alone, base, HONEST, None)),
+        ]
+        if self.faults[one].concerns == "evaluation":
+            measure = EVALUATED if self.subject.evaluate is not None else HONEST
+            return [("misleads the evaluation", self.trial(*pair, measure, None)) for pair in pairs]
+        if self.faults[one].concerns == "honesty":
+            trials += [("flatters the loss", self.trial(*pair, HIDDEN, 0.0)) for pair in pairs]
+        elif not self.faults[one].is_about_vocabulary:
+            speeds = [self.speed(*pair) for pair in pairs]
+            trials += [("slows learning", speed) for speed in speeds if speed is not None]
+        return trials
 
     def _lowest(self, ids: frozenset[str]) -> float:
         """What no honest model can beat on the one batch of these runs."""
@@ -307,7 +469,8 @@ def weight(cause: Cause) -> float:
     if not cause.trials:
         return 0.0
     trial = cause.trials[0]
-    return trial.share if cause.role in ("holds the loss up", "pins the loss") else trial.effect
+    shares = ("holds the loss up", "pins the loss", "slows learning", "flatters the loss")
+    return trial.share if cause.role in shares else abs(trial.effect)
 
 
 def gains(trial: Trial) -> bool:
@@ -318,8 +481,90 @@ def gains(trial: Trial) -> bool:
 def decides(role: Role, trial: Trial) -> bool:
     """Whether this trial gives a fault this role."""
     if role in ("holds the loss up", "pins the loss"):
-        return trial.confirms and statistics.fmean(trial.before) > UNFIT_ABOVE
+        return trial.confirms and is_unfit(trial)
+    if role == "slows learning":
+        return trial.confirms
+    if role == "flatters the loss":
+        return trial.confirms and trial.effect > HARM_SHARE * trial.start
+    if role == "misleads the evaluation":
+        return (trial.counts or trial.harms) and abs(trial.effect) > HARM_SHARE * abs(statistics.fmean(trial.after))
     return gains(trial)
+
+
+def is_unfit(trial: Trial) -> bool:
+    """Whether one batch is not learned without the repair: too many nats, or too much of the first loss, are left."""
+    before = statistics.fmean(trial.before)
+    most = UNFIT_SHARE * (trial.start - trial.reference)
+    return before > UNFIT_ABOVE or (math.isfinite(most) and before - trial.reference > most)
+
+
+def is_harmless(cause: Cause) -> bool:
+    """Whether trials say that a deviation, or a mere sign, does nothing here."""
+    grade = cause.finding.fault.grade
+    return not cause.confirmed and (grade == "deviation" or (grade == "sign" and cause.role == "no effect here"))
+
+
+def told_first(cause: Cause) -> tuple[int, int, float, str]:
+    """What a report tells first: what is confirmed by its role, then proofs, then signs, then consequences."""
+    grade = ("proof", "sign").index(cause.finding.fault.grade) if cause.finding.fault.grade in ALARMING else 2
+    role = ROLES.index(cause.role)
+    if cause.confirmed:
+        return role, grade, -weight(cause), cause.id
+    place = len(ROLES) + (grade if cause.role != "follows from others" else 3)
+    return place, role, -weight(cause), cause.id
+
+
+def beside_placebo(cause: Cause, placebos: Mapping[tuple[frozenset[str], Regime], tuple[Outcome, ...]]) -> Cause:
+    """The cause with a placebo beside its deciding trial; not confirmed where that does as much."""
+    decisive = cause.trials[0]
+    loss = next(each for each in LOSSES if each.name == decisive.quantity)
+    outcomes = placebos[frozenset(decisive.repaired), decisive.regime]
+    at = decisive.steps
+    sham = tuple(loss.take(each) if at is None else loss_at(each.curve, at - 1) for each in outcomes)
+    if not all(map(math.isfinite, sham)):
+        return cause
+    decisive = replace(decisive, sham=sham)
+    cause = replace(cause, trials=(decisive, *cause.trials[1:]))
+    if decisive.beats_sham:
+        return cause
+    because = f"{cause.because}; but a placebo moves it by {decisive.sham_effect:.2g} as well"
+    return replace(cause, role="no effect here", because=because, only_with=())
+
+
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """The mean; None where there is nothing, or something that is not finite."""
+    return statistics.fmean(values) if values and all(map(math.isfinite, values)) else None
+
+
+def first_loss(outcomes: Sequence[Outcome]) -> float:
+    """Mean loss at the first step; NaN where no curve was kept."""
+    firsts = [outcome.curve[0] for outcome in outcomes if outcome.curve]
+    return statistics.fmean(firsts) if firsts else math.nan
+
+
+def loss_at(curve: Sequence[float], step: int) -> float:
+    """The median of the last SMOOTHED losses at a step (from 0); a run that stopped early stays where it was."""
+    upto = curve[: step + 1]
+    return statistics.median(upto[-SMOOTHED:]) if upto else math.nan
+
+
+def learned_at(curves: Sequence[Sequence[float]], lowest: float, start: float) -> int | None:
+    """The first step at which the curves' mean has come within LEARNED_SHARE of the way from start to lowest."""
+    line = lowest + LEARNED_SHARE * (start - lowest)
+    for step in range(SMOOTHED, max(map(len, curves))):
+        if statistics.fmean(loss_at(curve, step) for curve in curves) <= line:
+            return step
+    return None
+
+
+def seconds_per_step(subject: Subject) -> float:
+    """Wall-clock seconds of one training step on one thread: the shorter of two, after a first one."""
+    with open_bench(subject, 0) as bench, one_thread():
+        times = [time.perf_counter()]
+        with suppress(Exception):  # a stranger's step may raise; the trials will tell
+            bench.train(bench.one_batch(), 3, after_update=lambda step: times.append(time.perf_counter()))
+    gaps = [b - a for a, b in pairwise(times)]
+    return min(gaps[1:] or gaps or [0.0])
 
 
 def measured(trials: list[tuple[Role, Trial]]) -> list[tuple[Role, Trial]]:
@@ -338,7 +583,9 @@ def told(role: Role | None, trial: Trial) -> str:
     before, after = statistics.fmean(trial.before), statistics.fmean(trial.after)
     change = f"{trial.question}: {trial.quantity} {before:.4g} -> {after:.4g}"
     noise = f"paired error {trial.effect_error:.2g}, seeds alone {trial.seed_spread:.2g}, {len(trial.seeds)} seeds"
-    if role in ("holds the loss up", "pins the loss"):
+    if role == "slows learning":
+        change = f"{change} after {trial.steps} steps"
+    if role in ("holds the loss up", "pins the loss", "slows learning", "flatters the loss"):
         return f"{change}; {trial.share:.0%} of the loss above {trial.reference:.4g} goes away ({noise})"
     if role:
         return f"{change} ({noise})"

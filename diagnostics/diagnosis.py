@@ -18,13 +18,16 @@ Role = Literal[
     "pins the loss",
     "holds the honest loss up",
     "hidden behind",
+    "flatters the loss",
+    "slows learning",
+    "misleads the evaluation",
     "not confirmed",
     "no loss shows it",
     "follows from others",
     "no effect here",
 ]
 ROLES: tuple[Role, ...] = get_args(Role)  # in the order in which a report tells them
-CONFIRMED = ROLES[:4]
+CONFIRMED = ROLES[: ROLES.index("not confirmed")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +37,18 @@ class Cause:
     Args:
         role: "holds the loss up": removing it makes one batch fit. "pins the loss": while another cause allows only a
             floor, this one keeps the loss above that floor. "holds the honest loss up": removing it alone lowers the
-            held-out loss. "hidden behind": removing it pays once the others are removed. "not confirmed": present,
-            and no trial could be made. "no loss shows it": a fault of bookkeeping or memory. "follows from others": a
+            held-out loss. "hidden behind": removing it pays once the others are removed. "flatters the loss": with it
+            removed, the training loss no longer hides how bad predictions are without the answer. "slows learning":
+            one batch is learned at least five times as far after the same steps with it removed. "misleads the
+            evaluation": with it removed, the setup's own validation gives another loss. "not confirmed": present, and
+            no trial could be made. "no loss shows it": a fault of bookkeeping or memory. "follows from others": a
             state that other present faults bring about. "no effect here": present, and removing it changes nothing
             that the trials can see.
         because: one sentence with the deciding numbers of the trial.
         trials: the deciding trial first.
+        share: the part of the loss of one batch above its lowest that this cause takes away, averaged over the orders
+            of repair that were run (all of them for up to two causes; otherwise as the first and as the last repair);
+            None where it was not run.
         only_with: faults that must be repaired too before repairing this one gains anything (two redundant causes name
             each other); those that bring it about, if it follows from others.
     """
@@ -49,6 +58,7 @@ class Cause:
     because: str
     trials: tuple[Trial, ...] = ()
     only_with: tuple[str, ...] = ()
+    share: float | None = None
 
     @property
     def id(self) -> str:
@@ -67,6 +77,23 @@ class Run:
 
     repaired: frozenset[str]
     outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathStep:
+    """One step on the way of repairs: what holds once everything up to here is repaired, mean over seeds.
+
+    Args:
+        repaired: the fault repaired in this step; None: the setup as it stands.
+        one_batch: training loss of one batch at the end of the run, nats per token; None where it was not run.
+        honest: held-out loss with nothing leaked, in ``honest_unit``; None where it was not run.
+        reveals: faults that came to light only once this and everything before it was repaired.
+    """
+
+    repaired: str | None
+    one_batch: float | None
+    honest: float | None
+    reveals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +133,8 @@ class Diagnosis:
         deviations: departures from the recipe that are present, each with its trial.
         explanations: reasons that are no faults and that hold here.
         repair_order: ids of the confirmed causes in the order in which a person repairs them.
+        path: what the losses do on the way, one step per repair, as it stands first.
+        left_out: runs that were planned and not made for want of time.
         milestones: what holds after the repairs (for a healthy subject: as it stands).
         runs: every training run, for tables and pictures.
         base: ids of the faults that were repaired together and taken back one by one.
@@ -127,6 +156,8 @@ class Diagnosis:
     base: frozenset[str]
     seeds: tuple[int, ...]
     seconds: float
+    path: tuple[PathStep, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def state(self) -> Literal["faulty", "healthy", "unexplained"]:

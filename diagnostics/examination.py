@@ -1,11 +1,16 @@
 """The examination: from a subject to a diagnosis. Probes and verdicts, a second look behind them, then trials."""
 
+import copy
+import math
 import statistics
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from diagnostics.bench import open_bench
 from diagnostics.causes import Budget, Trials
@@ -21,18 +26,21 @@ from diagnostics.levels import (
     uniform,
     unigram,
 )
-from diagnostics.probe import Progress, Reading, read
+from diagnostics.probe import Probe, Progress, Reading, read
 from diagnostics.probes.gradient_norms import GRADIENT_NORMS
-from diagnostics.probes.untrained_loss import UNTRAINED_LOSS
+from diagnostics.probes.untrained_loss import UNTRAINED_LOSS, kept_targets
 from diagnostics.probes.update_ratios import UPDATE_RATIOS
 from diagnostics.repair import can_repair, in_repair_order, repaired
+from diagnostics.rows import FEW_ROWS, affordable, few_rows
 from diagnostics.subject import Subject
 from diagnostics.trial import first_batches, resting
 from diagnostics.watch import watched_loss
+from diagnostics.workers import run_all, workers_available
 
 DEFAULT_BUDGET = Budget()
 LEVEL_BATCHES = 50  # for the token frequencies
 EVIDENCE = (UNTRAINED_LOSS, GRADIENT_NORMS, UPDATE_RATIOS)  # read for every report, whatever the faults rest on
+LOOKS = 3  # at most: the subject as it stands, and twice behind what was found
 
 
 def examine(
@@ -50,27 +58,32 @@ def examine(
         progress: called with (what is going on, done, of how many).
 
     Returns:
-        A diagnosis; the same one for the same subject, seeds and budget.
+        A diagnosis; the same one for the same subject, seeds and budget, unless ``budget.seconds`` leaves runs out.
     """
     start = time.perf_counter()
-    findings = look(subject, faults, seed=budget.seeds[0], progress=progress)
-    trials = Trials(subject, findings, budget, progress)
-    causes, deviations = trials.causes()
+    ends = math.inf if budget.seconds is None else start + budget.seconds
+    tried = affordable(subject)
+    findings = look(tried, faults, seed=budget.seeds[0], progress=progress, workers=budget.workers)
+    evidence = take_readings(tried, EVIDENCE, seed=budget.seeds[0], progress=progress, workers=budget.workers)
+    trials = Trials(tried, findings, budget, progress, ends)
+    causes, harmless = trials.causes()
     repair_order = in_repair_order(cause.finding.fault for cause in causes if cause.confirmed)
     milestones = trials.milestones(frozenset(repair_order))
     levels = reference_levels(subject)
     history = tuple(subject.history.values()) if subject.history else ()
     return Diagnosis(
         subject=subject.name,
-        standing=resting(list(history)) if history else loss_as_it_stands(subject),
+        standing=resting(list(history)) if history else loss_as_it_stands(tried),
         history=history,
         levels=levels,
-        readings=(*readings_behind(findings), *(read(probe, subject, budget.seeds[0]) for probe in EVIDENCE)),
+        readings=(*readings_behind(findings), *evidence.values()),
         findings=findings,
         causes=causes,
-        deviations=deviations,
+        deviations=harmless,
         explanations=tuple(f for f in findings if is_present(f) and f.fault.grade == "explanation"),
         repair_order=repair_order,
+        path=trials.path(repair_order),
+        left_out=tuple(trials.left_out),
         milestones=milestones,
         runs=tuple(trials.runs),
         base=trials.base,
@@ -79,25 +92,84 @@ def examine(
     )
 
 
-def look(subject: Subject, faults: Sequence[Fault], *, seed: int, progress: Progress) -> tuple[Finding, ...]:
+def look(
+    subject: Subject, faults: Sequence[Fault], *, seed: int, progress: Progress, workers: int | None = 1
+) -> tuple[Finding, ...]:
     """Every fault's verdict: from forward passes first, then behind what they find.
 
     A dead model shows neither a rate that is too high nor a generation that goes wrong. So where the forward probes
     raise an alarm, everything that they find is repaired together, and what was not found yet is looked for again in
-    the repaired subject; probes that train are read only there. Without an alarm they are read on the subject itself.
+    the repaired subject, as long as that brings new alarms; probes that train are read only there. What is a
+    consequence of something else that is present is left alone, and looked for again too: if it is still there, it is
+    a cause of its own. Without an alarm, probes that train are read on the subject itself.
     """
-    readings = take_readings(subject, faults, costs=("forward",), seed=seed, progress=progress)
+    subject = built_once(subject)
+    taken = partial(take_readings, seed=seed, progress=progress, workers=workers)
+    readings = taken(subject, probes_of(faults, ("forward",)))
     findings = tuple(judge(fault, readings) for fault in faults)
-    alarms = [f.fault for f in findings if is_alarm(f) and can_repair(subject, f.fault)]
+    alarms = sources(subject, findings)
     if not alarms:
-        readings |= take_readings(subject, faults, costs=("training",), seed=seed, progress=progress)
-        return tuple(judge(fault, readings) for fault in faults)
-    others = [f.fault for f in findings if not is_present(f) and f.fault.grade != "explanation"]
-    behind = take_readings(repaired(subject, alarms), others, seed=seed, progress=progress)
+        readings |= taken(subject, probes_of(faults, ("training",)))
+        findings = tuple(judge(fault, readings) for fault in faults)
+        alarms = sources(subject, findings)
+        if not any(is_alarm(finding) for finding in consequences(findings)):
+            return findings
+    for _ in range(LOOKS - 1):
+        findings = behind(subject, findings, alarms, taken)
+        more = sources(subject, findings)
+        if {fault.id for fault in more} <= {fault.id for fault in alarms}:
+            break
+        alarms = more
+    return findings
+
+
+def behind(
+    subject: Subject, findings: Sequence[Finding], alarms: Sequence[Fault], taken: Callable[..., dict[str, Reading]]
+) -> tuple[Finding, ...]:
+    """The findings, with what comes to light once the alarms are repaired together."""
+    followed = {finding.fault.id for finding in consequences(findings)}
+    others = [
+        f.fault for f in findings if f.fault.grade != "explanation" and (not is_present(f) or f.fault.id in followed)
+    ]
+    readings = taken(as_built(repaired(subject, alarms)), probes_of(others, ("forward", "training")))
     order = in_repair_order(alarms)
-    behind = {name: replace(reading, repaired=order) for name, reading in behind.items()}
-    revealed = {fault.id: replace(judge(fault, behind), revealed=True) for fault in others}
+    readings = {name: replace(reading, repaired=order) for name, reading in readings.items()}
+    revealed = {fault.id: replace(judge(fault, readings), revealed=True) for fault in others}
     return tuple(_later(first, revealed.get(first.fault.id, first)) for first in findings)
+
+
+def sources(subject: Subject, findings: Sequence[Finding]) -> list[Fault]:
+    """The faults that raise an alarm, can be repaired, and are no mere consequence of another one."""
+    followed = {finding.fault.id for finding in consequences(findings) if finding.fault.id not in subject.switches}
+    alarms = [f.fault for f in findings if is_alarm(f) and f.fault.id not in followed]
+    return [fault for fault in alarms if can_repair(subject, fault)]
+
+
+def consequences(findings: Sequence[Finding]) -> list[Finding]:
+    """Present findings that another present one brings about, as far as is known yet."""
+    ids = {finding.fault.id for finding in findings if is_present(finding)}
+    return [f for f in findings if is_present(f) and not f.revealed and ids & set(f.fault.follows_from)]
+
+
+def as_built(subject: Subject) -> Subject:
+    """The repaired setup from its start: what its model learned before the repair says nothing about it."""
+    subject = built_once(subject)
+    return subject if subject.build is None else replace(subject, model=subject.build(0))
+
+
+def built_once(subject: Subject) -> Subject:
+    """The subject whose freshly initialised models are copies of one that is built when first asked for."""
+    build = subject.build
+    if build is None:
+        return subject
+    kept: dict[int, nn.Module] = {}
+
+    def copied(wanted: int) -> nn.Module:
+        if wanted not in kept:
+            kept[wanted] = build(wanted)
+        return copy.deepcopy(kept[wanted])
+
+    return replace(subject, build=copied)
 
 
 def _later(first: Finding, second: Finding) -> Finding:
@@ -105,21 +177,30 @@ def _later(first: Finding, second: Finding) -> Finding:
     return second if is_present(second) or first.verdict.status in ("not tested", "unclear") else first
 
 
+def probes_of(faults: Iterable[Fault], costs: Collection[str]) -> list[Probe]:
+    """Every probe of these costs that the faults are judged by, each once."""
+    return list({p.name: p for fault in faults for p in fault.measured_by if p.cost in costs}.values())
+
+
 def take_readings(
-    subject: Subject,
-    faults: Iterable[Fault],
-    *,
-    seed: int,
-    progress: Progress,
-    costs: Collection[str] = ("forward", "training"),
+    subject: Subject, probes: Iterable[Probe], *, seed: int, progress: Progress, workers: int | None = 1
 ) -> dict[str, Reading]:
-    """One reading of every probe of these costs that the faults are judged by, by probe name."""
-    probes = {p.name: p for fault in faults for p in fault.measured_by if p.cost in costs}
-    readings = {}
-    for done, probe in enumerate(probes.values()):
-        progress(probe.question, done, len(probes))
-        readings[probe.name] = read(probe, subject, seed)
-    return readings
+    """One reading of every probe, by probe name, side by side; forward probes get batches of a few rows."""
+    probes = list(probes)
+    few = few_rows(subject, FEW_ROWS) if any(_takes_few(probe) for probe in probes) else subject
+    tasks = [partial(read, probe, few if _takes_few(probe) else subject, seed) for probe in probes]
+    stage = "looking at the subject"
+    progress(stage, 0, len(tasks))
+    taken = run_all(
+        tasks,
+        workers=workers_available() if workers is None else workers,
+        on_done=lambda done: progress(stage, done, len(tasks)),
+    )
+    return {reading.probe: reading for reading in taken}
+
+
+def _takes_few(probe: Probe) -> bool:
+    return probe.cost == "forward" and not probe.whole_batches
 
 
 def judge(fault: Fault, readings: dict[str, Reading]) -> Finding:
@@ -143,18 +224,27 @@ def reference_levels(subject: Subject) -> tuple[ReferenceLevel, ...]:
 
     Frequencies come from the training text where there is a text view, otherwise from the first batches of one pass.
     """
-    with open_bench(subject, seed=0) as bench, torch.no_grad():
-        calls = [watched_loss(subject, bench.model, b)[1].losses for b in first_batches(subject, LEVEL_BATCHES)]
-    seen = [call[-1] for call in calls if call]
+    with open_bench(few_rows(subject, FEW_ROWS), seed=0) as bench, torch.no_grad():
+        seen = watched_loss(bench.subject, bench.model, bench.batch(0))[1].losses
     if not seen:
         return ()
-    classes, text = seen[0].scores.shape[-1], subject.text_view
+    classes, text = seen[-1].scores.shape[-1], subject.text_view
     if text is not None:
         heldout = heldout_unigram(text.train_tokens, text.heldout_tokens, classes)
         return (*levels_of_targets(text.train_tokens, classes), heldout)
-    targets = torch.cat([call.targets for call in seen])
-    frequencies = unigram(targets, classes)
+    frequencies = unigram(first_targets(subject), classes)
     return (uniform(classes), frequencies, double_softmax_floor(classes), double_softmax_ceiling(classes))
+
+
+def first_targets(subject: Subject) -> Int[Tensor, " targets"]:
+    """The targets that count in the first batches of one pass."""
+    batches, view = first_batches(subject, LEVEL_BATCHES), subject.token_view
+    if view is not None:
+        rows = torch.cat([kept_targets(view, batch).flatten() for batch in batches])
+        return rows[rows >= 0]
+    with open_bench(subject, seed=0) as bench, torch.no_grad():
+        calls = [watched_loss(subject, bench.model, batch)[1].losses for batch in batches]
+    return torch.cat([call[-1].targets.cpu() for call in calls if call])
 
 
 def loss_as_it_stands(subject: Subject) -> float:

@@ -14,6 +14,8 @@ def in_repair_order(faults: Iterable[Fault]) -> tuple[str, ...]:
 def repaired(subject: Subject, faults: Iterable[Fault]) -> Subject:
     """The subject with these faults repaired: by its own switches where it has them, otherwise from outside.
 
+    A remedy that finds nothing to change any more, because an earlier one already removed what it is for, is left out.
+
     Raises:
         ValueError: a fault has neither a switch nor a remedy that this subject can take.
     """
@@ -26,7 +28,11 @@ def repaired(subject: Subject, faults: Iterable[Fault]) -> Subject:
         remedy = fault.remedy_for(result)
         if remedy is None:
             raise ValueError(f"no remedy for {fault.id} can act on {subject.name}")
-        result = remedy.apply(result)
+        try:
+            result = remedy.apply(result)
+        except Exception:  # a remedy looks at a stranger's model, and that may raise anything
+            if result is subject:
+                raise
     return result
 
 
@@ -36,6 +42,6 @@ def can_repair(subject: Subject, fault: Fault) -> bool:
         return False
     try:
         repaired(subject, [fault])
-    except ValueError:
+    except Exception:  # as above
         return False
     return True

@@ -2,26 +2,29 @@
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diagnostics.bench import Bench, open_bench, random_tokens
 from diagnostics.levels import bits_per_byte
 from diagnostics.probes.one_batch import lowest_possible
-from diagnostics.subject import Batch, Subject
+from diagnostics.probes.untrained_loss import kept_targets
+from diagnostics.subject import Batch, Subject, TokenView
 
 Regime = Literal["one batch", "fresh batches"]
 
 CONFIRMED_SHARE = 0.8  # of the loss above the reference must go away; ours
 ERRORS_BEATEN = 2.0  # an effect is seen at twice its paired standard error; ours
+SHAM_SHARE = 0.5  # of an effect: what does nothing must do less than this; ours
 HELDOUT_BATCHES = 50  # for one honest loss
+SHOWN_BATCHES = 8  # training batches on which the loss is looked at with and without its answers
 FITTED_BELOW = 0.02  # nats: one batch is learned; a rate that is too high can lose it again later
 
 
@@ -34,6 +37,10 @@ class Outcome:
         final: median of the curve's last tenth.
         honest: loss on text that is never trained on (in the regime "one batch": on that very batch), each token
             predicted from its context alone, in the way the model generates; nats per token. None if not measurable.
+        hidden: what the training loss hides: on the training batches, the loss of each window's last token once its
+            answer is replaced wherever the model could read it, minus the loss with the answer in place; evaluation
+            mode, nats per token. Exactly 0 where nothing leaks. None without a token view.
+        evaluated: the validation loss as the user computes it; None where the subject does not say how.
         bits_per_byte: the honest loss on held-out text in bits per byte; None without a text view.
         lowest_possible: what no honest model can beat on the one batch (equal contexts, different targets), nats.
         failure: what the run raised, in one line.
@@ -44,6 +51,8 @@ class Outcome:
     curve: tuple[float, ...] = ()
     final: float = math.nan
     honest: float | None = None
+    hidden: float | None = None
+    evaluated: float | None = None
     bits_per_byte: float | None = None
     lowest_possible: float = 0.0
     failure: str | None = None
@@ -57,6 +66,12 @@ class Trial:
         question: what is compared, in words.
         quantity: which loss, with its unit.
         reference: the loss that a sound setup reaches here, in the same unit.
+        sham: the loss with a placebo instead, one per seed: every mechanism of an intervention, and no change. Empty:
+            none was run.
+        regime: how both sides were trained.
+        repaired: faults that are repaired on the side ``before`` already.
+        steps: optimizer steps after which both sides are compared; None: at the end of the run.
+        start: mean loss before the first step; NaN where it is not known.
     """
 
     question: str
@@ -65,6 +80,11 @@ class Trial:
     before: tuple[float, ...]
     after: tuple[float, ...]
     reference: float
+    sham: tuple[float, ...] = ()
+    regime: Regime = "one batch"
+    repaired: tuple[str, ...] = ()
+    steps: int | None = None
+    start: float = math.nan
 
     @property
     def effect(self) -> float:
@@ -103,9 +123,20 @@ class Trial:
         return -self.effect > ERRORS_BEATEN * self.effect_error and -self.effect > self.seed_spread
 
     @property
+    def sham_effect(self) -> float | None:
+        """How much of the loss goes away with the placebo; None where none was run."""
+        return statistics.fmean(self.before) - statistics.fmean(self.sham) if self.sham else None
+
+    @property
+    def beats_sham(self) -> bool:
+        """Whether the placebo does less than SHAM_SHARE of what the intervention does, or none was run."""
+        return self.sham_effect is None or abs(self.sham_effect) < SHAM_SHARE * abs(self.effect)
+
+    @property
     def confirms(self) -> bool:
-        """Whether removing this took most of the loss away: it counts and is at least CONFIRMED_SHARE."""
-        return self.counts and self.share >= CONFIRMED_SHARE
+        """Whether removing this took most of the loss away, and a placebo did not: it counts and is at least
+        CONFIRMED_SHARE."""
+        return self.counts and self.share >= CONFIRMED_SHARE and self.beats_sham
 
 
 def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Outcome:
@@ -120,6 +151,8 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
             )
             honest = honest_loss(bench, [bench.batch(0)] if one else bench.heldout_batches(HELDOUT_BATCHES))
             lowest = lowest_possible(bench) if one else 0.0
+            hidden = None if one else hidden_loss(bench)
+            evaluated = None if one or subject.evaluate is None else float(subject.evaluate(bench.model))
     except Exception as error:  # a stranger's code, changed by us, may raise anything
         return Outcome(regime=regime, seed=seed, failure=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     text = subject.text_view
@@ -132,6 +165,8 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
         curve=tuple(curve),
         final=resting(curve),
         honest=honest,
+        hidden=hidden,
+        evaluated=evaluated,
         bits_per_byte=bits,
         lowest_possible=lowest,
     )
@@ -148,32 +183,63 @@ def honest_loss(bench: Bench, batches: Iterable[Batch]) -> float | None:
 
     A language model predicts the last token of each window from the tokens before it, in the way it generates text
     where the token view says how, otherwise with the last token replaced by a random one wherever the model could read
-    it. Any other model is asked for its loss as it stands.
+    it. Any other model is asked for its loss as it stands; None where that is not possible.
     """
-    model = bench.model.eval()
-    batches = list(batches)
-    if bench.subject.token_view is None:
-        return float(torch.stack([bench.loss(model, batch) for batch in batches]).mean())
-    total, count = 0.0, 0
-    for batch in batches:
-        scores, targets = last_scores(bench, model, batch)
-        total += float(F.cross_entropy(scores, targets, reduction="sum"))
-        count += len(targets)
+    model, batches = bench.model.eval(), list(batches)
+    if bench.subject.token_view is None or not all(ends_in_target(bench.tokens, batch) for batch in batches):
+        return statistics.fmean(float(bench.loss(model, batch)) for batch in batches) if batches else None
+    loss = mean_loss(bench.tokens, [(batch, last_scores(bench, model, batch)) for batch in batches])
     model.train()
-    return total / count
+    return loss
 
 
-def last_scores(
-    bench: Bench, model: nn.Module, batch: Batch
-) -> tuple[Float[Tensor, "batch vocab"], Int[Tensor, " batch"]]:
-    """Scores for the last token of each window from those before it, and that token."""
+@torch.no_grad()
+def hidden_loss(bench: Bench) -> float | None:
+    """How much worse the last token of each training window is predicted once its answer is replaced, nats per token.
+
+    The honest loss of the windows minus the one that training shows; both on the same training batches and in
+    evaluation mode, so that what is left is what the answer itself gives away. None without a token view.
+    """
+    view, model = bench.subject.token_view, bench.model.eval()
+    batches = [bench.batch(index) for index in range(SHOWN_BATCHES)]
+    if view is None or not all(ends_in_target(view, batch) for batch in batches):
+        return None
+    shown = mean_loss(view, [(batch, view.logits(model, batch)[:, -1]) for batch in batches])
+    blind = mean_loss(view, [(batch, view.logits(model, without_answer(bench, batch))[:, -1]) for batch in batches])
+    model.train()
+    return None if shown is None or blind is None else blind - shown
+
+
+def ends_in_target(view: TokenView, batch: Batch) -> bool:
+    """Whether the last token of each row's stream is its last target, as in next-token prediction."""
+    stream, last = view.tokens(batch)[:, -1].cpu().long(), kept_targets(view, batch)[:, -1]
+    return bool(((stream == last) | (last < 0)).all())
+
+
+def mean_loss(view: TokenView, scored: Sequence[tuple[Batch, Float[Tensor, "batch vocab"]]]) -> float | None:
+    """Cross-entropy of the batches' last targets, those left out aside; None where none counts."""
+    total, count = 0.0, 0
+    for batch, scores in scored:
+        targets = kept_targets(view, batch)[:, -1]
+        total += float(F.cross_entropy(scores.float().cpu(), targets, ignore_index=-1, reduction="sum"))
+        count += int((targets >= 0).sum())
+    return total / count if count else None
+
+
+def last_scores(bench: Bench, model: nn.Module, batch: Batch) -> Float[Tensor, "batch vocab"]:
+    """Scores for the last token of each window from those before it."""
+    view = bench.tokens
+    if view.next_logits is not None:
+        return view.next_logits(model, view.tokens(batch)[:, :-1])
+    return view.logits(model, without_answer(bench, batch))[:, -1]
+
+
+def without_answer(bench: Bench, batch: Batch) -> Batch:
+    """The batch with the last token of each window replaced by a random one."""
     view = bench.tokens
     stream = view.tokens(batch)
-    context, target = stream[:, :-1], stream[:, -1]
-    if view.next_logits is not None:
-        return view.next_logits(model, context), target
-    blind = torch.cat((context, random_tokens(view, target[:, None], generator_seed=bench.seed)), dim=1)
-    return view.logits(model, view.with_tokens(batch, blind))[:, -1], target
+    other = random_tokens(view, stream[:, -1:], generator_seed=bench.seed)
+    return view.with_tokens(batch, torch.cat((stream[:, :-1], other), dim=1))
 
 
 def first_batches(subject: Subject, count: int, seed: int = 0) -> list[Batch]:

@@ -161,7 +161,7 @@ def test_progress_names_every_stage_and_counts_up_to_the_end() -> None:
         budget=TINY,
         progress=lambda stage, done, of: seen.append((stage, done, of)),
     )
-    assert seen[0] == (BY_ID[SOFTMAX].measured_by[0].question, 0, 1)
+    assert seen[0] == ("looking at the subject", 0, 1)
     training = [(done, of) for stage, done, of in seen if stage == "training without and with each repair"]
     assert training == [(done, 8) for done in range(9)]  # 2 sets of repairs, 2 regimes, 2 seeds
 
@@ -236,6 +236,9 @@ def with_switches(subject: Subject, faults: tuple[Fault, ...], gone: Repaired = 
         switches=frozenset(each.id for each in faults) - gone,
         repair=lambda more: with_switches(subject, faults, gone | more),
     )
+
+
+NAME = Probe(name="name", question="who?", measure=lambda bench: bench.subject.name)
 
 
 def test_probes_that_train_are_read_at_once_where_nothing_alarms() -> None:
@@ -488,12 +491,22 @@ def test_an_explanation_is_no_cause_and_is_not_tried(in_world: Examined) -> None
 
 def test_a_consequence_of_a_present_fault_is_said_to_follow_from_it() -> None:
     remedy = Intervention(name="none", does="nothing", apply=lambda subject: subject)
-    source, state = fault("source"), fault("state", follows_from=("source", "another"), remedies=(remedy,))
+    state = fault("state", follows_from=("source", "another"), remedies=(remedy,), measured_by=NAME)
+    source = fault("source")
+    state = replace(state, judge=lambda name: absent("gone") if "source" in name else THERE)
     found = examine(with_switches(subjects.mlp(), (source,)), faults=(state, source), budget=TINY)
     consequence = cause(found, "state")
     assert (consequence.role, consequence.only_with, consequence.trials) == ("follows from others", ("source",), ())
     assert consequence.because == "a consequence of source"
     assert "state" not in found.base | frozenset(found.repair_order)
+
+
+def test_what_is_still_there_when_its_source_is_repaired_is_a_cause_of_its_own() -> None:
+    remedy = Intervention(name="none", does="nothing", apply=lambda subject: subject)
+    source, state = fault("source"), fault("state", follows_from=("source",), remedies=(remedy,))
+    found = examine(with_switches(subjects.mlp(), (source,)), faults=(state, source), budget=TINY)
+    assert cause(found, "state").finding.revealed
+    assert (cause(found, "state").role, cause(found, "state").only_with) == ("no effect here", ())
 
 
 def test_a_state_that_has_a_switch_of_its_own_is_tried_itself(in_world: Examined) -> None:
