@@ -1,10 +1,9 @@
 """A seeded, private copy of a subject that one probe may do anything to."""
 
-import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.copies import model_copy, private_model
 from diagnostics.subject import Batch, Subject, TokenView
 
 FROZEN_STEPS = 10  # this many steps in a row without any gradient, and nothing can move any more
@@ -33,7 +33,8 @@ class Bench:
     """A subject's model, data and randomness for one probe. Made by ``open_bench``.
 
     ``model`` is freshly initialised from the seed where the subject can do that, otherwise a copy of the model as it
-    stands; ``standing_model()`` is always a copy of the model as it stands.
+    stands; ``standing_model()`` is always a copy of the model as it stands. A model that cannot be copied is lent: both
+    are the subject's own model, as it stands whenever it is asked for, and it is put back when the bench closes.
     """
 
     subject: Subject
@@ -41,6 +42,7 @@ class Bench:
     model: nn.Module
     _batches: list[Batch] = field(default_factory=list)
     _source: Iterator[Batch] | None = None
+    _lent: ExitStack = field(default_factory=ExitStack)
 
     @property
     def tokens(self) -> TokenView:
@@ -50,7 +52,11 @@ class Bench:
 
     def standing_model(self) -> nn.Module:
         """A copy of the model in the state in which its loss stands."""
-        return copy.deepcopy(self.subject.model)
+        try:
+            return model_copy(self.subject.model)
+        except ValueError:  # it is the bench's model too: first what was done to it is undone
+            self._lent.close()
+            return self._lent.enter_context(private_model(self.subject.model))
 
     def batch(self, index: int = 0) -> Batch:
         """The batch at this index of the pass over the data that belongs to the bench's seed."""
@@ -175,10 +181,11 @@ def private_randomness(seed: int) -> Iterator[None]:
 @contextmanager
 def open_bench(subject: Subject, seed: int) -> Iterator[Bench]:
     """A bench for one probe; the caller's model, mode and random state are as before afterwards."""
-    with private_randomness(seed), torch.enable_grad():
-        model = copy.deepcopy(subject.model) if subject.build is None else subject.build(seed)
+    with private_randomness(seed), torch.enable_grad(), ExitStack() as lent:
+        private = private_model(subject.model) if subject.build is None else nullcontext(subject.build(seed))
+        model = lent.enter_context(private)
         torch.manual_seed(seed)
-        yield Bench(subject=subject, seed=seed, model=model)
+        yield Bench(subject=subject, seed=seed, model=model, _lent=lent)
 
 
 def random_tokens(view: TokenView, like: Int[Tensor, "*shape"], generator_seed: int) -> Int[Tensor, "*shape"]:

@@ -1,6 +1,5 @@
 """Interventions change: a named change to a subject that leaves the subject itself alone."""
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.copies import model_copy
 from diagnostics.subject import Batch, Subject
 
 Surroundings = Callable[[nn.Module, Batch | None], AbstractContextManager[object]]
@@ -87,6 +87,6 @@ def rebuilt(subject: Subject, change: Callable[[nn.Module], nn.Module | None]) -
     build = subject.build
     return replace(
         subject,
-        model=changed(copy.deepcopy(subject.model)),
+        model=changed(model_copy(subject.model)),
         build=None if build is None else lambda seed: changed(build(seed)),
     )

@@ -1,6 +1,6 @@
 """What is under diagnosis: a training setup, described by what it can do."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,7 @@ class Subject:
         switches: ids of the faults that this setup's own configuration can switch off (and on).
         repair: the same setup with those switches set right; takes a subset of ``switches``.
         name: what reports call it.
+        lacks: why a capability is not there, by the name of its field, as far as somebody knows.
     """
 
     model: nn.Module
@@ -117,6 +118,7 @@ class Subject:
     switches: frozenset[str] = field(default_factory=frozenset)
     repair: Callable[[frozenset[str]], "Subject"] | None = None
     name: str = "subject"
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self, needs: Sequence[str]) -> str | None:
         """Why this subject cannot serve something that needs these capabilities; None if it can."""
@@ -124,7 +126,8 @@ class Subject:
             holder, _, part = need.partition(".")
             value = getattr(self, holder)
             if value is None:
-                return f"this subject has no {holder.replace('_', ' ')}"
+                why = f": {self.lacks[holder]}" if holder in self.lacks else ""
+                return f"this subject has no {holder.replace('_', ' ')}{why}"
             if part and getattr(value, part) is None:
                 return f"this subject's {holder.replace('_', ' ')} has no {part}"
         return None

@@ -1,6 +1,5 @@
 """What the same first steps come to at other learning rates, and with a warm-up."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from diagnostics.bench import Bench, Step
+from diagnostics.copies import model_copy
 from diagnostics.probe import Probe
 
 STEPS = 40
@@ -97,7 +97,7 @@ def schedule_with(bench: Bench, factor: float, warm_up: bool) -> Callable[[int],
 def rate_curve(bench: Bench, factor: float, warm_up: bool) -> RateCurve:
     """A training run of a copy of the bench's model at ``factor`` times its learning rate."""
     subject = replace(bench.subject, schedule=schedule_with(bench, factor, warm_up))
-    run = replace(bench, subject=subject, model=copy.deepcopy(bench.model))
+    run = replace(bench, subject=subject, model=model_copy(bench.model))
     before = [p.detach().clone() for p in matrices(run.model)]
     updates: list[float] = []
     ends: list[float] = []
