@@ -21,6 +21,9 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     "batch-coupling": {
         "norm-over-the-wrong-axis": "planted by norms that work over the batch, which is a wrong axis",
     },
+    "optimizer-holds-old-parameters": {
+        "parameters-not-in-the-optimizer": "told as its consequence: where strangers are held, the model's own are not",
+    },
     "saturated-output": {
         "embedding-scale": "planted by enlarging the head, which in the stuck run's model is the embedding as well",
     },

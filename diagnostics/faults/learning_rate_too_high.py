@@ -64,6 +64,12 @@ FAULT = Fault(
     plant=change_rate(PLANTED).apply,
     remedies=(change_rate(0.1), change_rate(0.01)),
     looks_like=("no-warm-up", "saturated-output", "embedding-scale"),
+    follows_from=(
+        "accumulation-not-normalised",
+        "gradient-of-the-wrong-sign",
+        "gradients-not-zeroed",
+        "scaler-misused",
+    ),
     wrong="optimizer = torch.optim.AdamW(model.parameters(), lr=1e-1)",
     right="optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)",
 )

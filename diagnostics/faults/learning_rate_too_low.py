@@ -58,6 +58,12 @@ FAULT = Fault(
     plant=change_rate(PLANTED).apply,
     remedies=(USUAL_RATE,),
     looks_like=("parameters-not-in-the-optimizer", "saturated-output", "needs-more-steps"),
+    follows_from=(
+        "gradients-zeroed-before-the-step",
+        "learning-rate-zero",
+        "optimizer-holds-old-parameters",
+        "step-never-called",
+    ),
     wrong="optimizer = torch.optim.AdamW(model.parameters(), lr=1e-7)",
     right="optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)",
 )

@@ -65,6 +65,7 @@ FAULT = Fault(
     plant=plant,
     remedies=(INCLUDE_PARAMETERS,),
     looks_like=("parameters-not-registered", "learning-rate-too-low", "saturated-output"),
-    wrong="optimizer = AdamW(model.parameters())\nmodel = Model(config)   # a new one",
-    right="model = Model(config)\noptimizer = AdamW(model.parameters())",
+    follows_from=("optimizer-holds-old-parameters",),
+    wrong="optimizer = AdamW(model.encoder.parameters())",
+    right="optimizer = AdamW(model.parameters())",
 )
