@@ -94,7 +94,7 @@ def matrix() -> Iterator[Any]:
 def healthy() -> Iterator[Any]:
     """subject name, whether probes that train are read too."""
     for name in subjects.HEALTHY:
-        marks = [] if name in ("mlp", QUICK) else [pytest.mark.slow]
+        marks = [] if name in ("mlp", "nn-transformer", QUICK) else [pytest.mark.slow]
         yield pytest.param(name, True, id=f"{name}-training", marks=marks)
         if marks:
             yield pytest.param(name, False, id=name)

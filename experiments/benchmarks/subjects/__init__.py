@@ -43,6 +43,8 @@ __all__ = [
     "HEALTHY",
     "HELDOUT",
     "LOWEST_LOSS",
+    "NORM_FIRST",
+    "SIZED",
     "TRAIN",
     "VOCAB",
     "GruLM",
@@ -67,20 +69,24 @@ __all__ = [
     "with_history",
 ]
 
-HEALTHY: dict[str, Callable[[], Subject]] = {
+SIZED: dict[str, Callable[..., Subject]] = {
     "torch-encoder": torch_encoder,
     "gru": gru,
     "gpt2": gpt2,
-    "mlp": mlp,
-    "encoder-decoder": encoder_decoder,
     "decoder-only": decoder_only,
     "seq2seq": seq2seq,
     "nn-transformer": nn_transformer,
     "t5": t5,
     "bert": bert,
     "vision": vision,
+    "mlp": mlp,
     "regression": regression,
 }
+"""Subjects that take width, layers, dropout and lr (those of ``NORM_FIRST`` that too)."""
+
+NORM_FIRST = ("torch-encoder", "decoder-only", "seq2seq", "nn-transformer", "vision")
+
+HEALTHY: dict[str, Callable[[], Subject]] = {"encoder-decoder": encoder_decoder, **SIZED}
 
 
 def with_history(subject: Subject, losses: list[float]) -> Subject:
