@@ -51,14 +51,15 @@ def judge(order: ContextOrder) -> Verdict:
 
 
 @contextmanager
-def bag_of_words(model: nn.Module) -> Iterator[None]:
+def bag_of_words(model: nn.Module, batch_axis: int) -> Iterator[None]:
     """Inside, an embedded token also carries the mean of those before it, and attention sees nothing else."""
 
     def with_mean(module: nn.Module, args: tuple[Tensor, ...], result: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        if result.dim() != 3 or len(result) == 1 or result.shape[1] == 1:
+        if result.dim() != 3 or 1 in result.shape[:2]:
             return result
-        count = torch.arange(1, result.shape[1] + 1, device=result.device, dtype=result.dtype)
-        return result + result.cumsum(1) / count[:, None]
+        by_sample = result.movedim(batch_axis, 0)
+        count = torch.arange(1, by_sample.shape[1] + 1, device=result.device, dtype=result.dtype)
+        return (by_sample + by_sample.cumsum(1) / count[:, None]).movedim(0, batch_axis)
 
     with ExitStack() as stack:
         for module in model.modules():
@@ -80,7 +81,7 @@ def plant(subject: Subject) -> Subject:
         raise ValueError("this subject has no attention over a window; its order of reading cannot be taken away")
 
     def surroundings(model: nn.Module, batch: Batch | None) -> AbstractContextManager[object]:
-        return bag_of_words(model)
+        return bag_of_words(model, subject.batch_axis)
 
     return surrounded(subject, surroundings)
 

@@ -5,7 +5,7 @@ from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from diagnostics.bench import open_bench
@@ -79,12 +79,15 @@ class AttentionMask(TorchCalls):
         if kwargs.get("is_causal") and kwargs.get("attn_mask") is None:
             allowed = allowed & causal(args[0].shape[0]).to(args[0].device)
         attn_mask = joined(kwargs.get("attn_mask"), allowed, seen_is_true=False)
+        padding = kwargs.get("key_padding_mask")
+        if padding is not None and padding.is_floating_point() and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=padding.dtype).masked_fill(attn_mask, -torch.inf)
         return func(*args, **kwargs | {"attn_mask": attn_mask, "is_causal": False})
 
 
-def is_square(scores: Float[Tensor, "..."]) -> bool:
+def is_square(scores: Shaped[Tensor, "..."]) -> bool:
     """Whether these can be the scores of a window against itself: [..., time, time]."""
-    return scores.dim() >= 3 and scores.shape[-1] == scores.shape[-2] > 1
+    return scores.is_floating_point() and scores.dim() >= 3 and scores.shape[-1] == scores.shape[-2] > 1
 
 
 def joined(

@@ -1,6 +1,6 @@
 """Normalise over the features wherever a module normalises over the positions or samples."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, rebuilt
-from diagnostics.probes.normalised_axes import NORMALISED_AXES, affine
+from diagnostics.probes.normalised_axes import NORMALISED_AXES, NormalisingModule, affine
 from diagnostics.subject import Subject
 
 AfterForward = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Float[Tensor, "first second features"]]
@@ -50,11 +50,31 @@ def renormalise(subject: Subject) -> Subject:
     Raises:
         ValueError: none of its modules normalises over anything else.
     """
-    with open_bench(subject, 0) as bench:
-        found = NORMALISED_AXES.measure(bench).modules
-    names = tuple(module.name for module in found if {"time", "batch"} & set(module.axes))
+    found = normalising(subject)
+    names = mixing(found)
     if not names:
         raise ValueError(f"none of the {len(found)} normalising modules works over positions or samples")
+    changed, done = subject, set[str]()
+    while names - done:  # what one module hid from the look at the next one shows once it is repaired
+        changed = over_features_in(changed, names - done)
+        done |= names
+        names = mixing(normalising(changed))
+    return changed
+
+
+def normalising(subject: Subject) -> tuple[NormalisingModule, ...]:
+    """The subject's normalising modules."""
+    with open_bench(subject, 0) as bench:
+        return NORMALISED_AXES.measure(bench).modules
+
+
+def mixing(modules: Iterable[NormalisingModule]) -> set[str]:
+    """Names of those that normalise over positions or samples."""
+    return {module.name for module in modules if {"time", "batch"} & set(module.axes)}
+
+
+def over_features_in(subject: Subject, names: Collection[str]) -> Subject:
+    """The subject in which these modules normalise over the features."""
 
     def hooked(model: nn.Module) -> None:
         for name in names:
@@ -69,8 +89,7 @@ def turned_norms(subject: Subject, axis: int) -> Subject:
     Raises:
         ValueError: it has none.
     """
-    with open_bench(subject, 0) as bench:
-        names = [module.name for module in NORMALISED_AXES.measure(bench).modules if module.axes == ("features",)]
+    names = [module.name for module in normalising(subject) if module.axes == ("features",)]
     if not names:
         raise ValueError("no module of this subject normalises over its features; there is nothing to turn")
 

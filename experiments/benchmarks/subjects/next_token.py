@@ -128,8 +128,12 @@ def encoder_decoder(**defects: bool) -> Subject:
     def loss(model: nn.Module, tokens: Int[Tensor, "batch stream"]) -> Float[Tensor, ""]:
         return F.cross_entropy(logits(model, tokens).flatten(0, 1), tokens[:, 1:].flatten())
 
+    def next_logits(model: nn.Module, tokens: Int[Tensor, "batch context"]) -> Float[Tensor, "batch vocab"]:
+        assert isinstance(model, StuckModel)
+        return generation_logits(model, tokens)
+
     return replace(
         subject,
         loss=loss,
-        token_view=replace(subject.token_view, logits=logits, next_logits=generation_logits),
+        token_view=replace(subject.token_view, logits=logits, next_logits=next_logits),
     )

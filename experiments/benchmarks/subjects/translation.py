@@ -106,7 +106,7 @@ def nn_transformer(
 
     def logits(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Float[Tensor, "target_len batch vocab"]:
         source, target = batch[0], batch[1][:-1]
-        hidden = torch.triu(torch.ones(len(target), len(target), dtype=torch.bool), diagonal=1)
+        hidden = torch.ones(len(target), len(target), dtype=torch.bool, device=target.device).triu(1)
         return model(source, target, hidden, (source == PAD).T, (target == PAD).T)
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
@@ -194,19 +194,19 @@ def t5(*, width: int = 32, layers: int = 1, dropout: float = 0.1, lr: float = 1e
         dropout_rate=dropout,
         pad_token_id=PAD,
         eos_token_id=END,
-        decoder_start_token_id=PAD,
         use_cache=False,
     )
+    config.decoder_start_token_id = PAD
 
     def batches(stream: Tensor) -> Callable[[int], Iterator[dict[str, Tensor]]]:
         return lambda seed: (as_dict(each) for each in pairs(stream)(seed))
 
-    def tokens(batch: dict[str, Tensor]) -> Int[Tensor, "batch stream"]:
-        """What the decoder reads and the label behind it: the start token and the labels."""
-        return F.pad(batch["labels"].clamp_min(PAD), (1, 0), value=PAD)
+    def tokens(batch: dict[str, Tensor]) -> Int[Tensor, "batch target_len"]:
+        """The labels, which are all that a batch holds of the target: the model makes the decoder's input of them."""
+        return batch["labels"].clamp_min(PAD)
 
     def with_tokens(batch: dict[str, Tensor], other: Tensor) -> dict[str, Tensor]:
-        return batch | {"labels": torch.where(batch["labels"] == -100, -100, other[:, 1:])}
+        return batch | {"labels": other.masked_fill(other == PAD, -100)}
 
     build = seeded(lambda: T5ForConditionalGeneration(config))
     return Subject(
@@ -223,7 +223,7 @@ def t5(*, width: int = 32, layers: int = 1, dropout: float = 0.1, lr: float = 1e
             tokens=tokens,
             with_tokens=with_tokens,
             logits=lambda model, batch: model(**batch).logits,
-            targets=lambda batch: batch["labels"].clamp_min(PAD),
+            targets=tokens,
             ignored=lambda batch: batch["labels"] == -100,
             padding_id=PAD,
         ),

@@ -65,7 +65,11 @@ CARRIES = {
     "untied-head": ("gpt2", "encoder-decoder"),
 }
 """Which healthy subjects a fault can be planted in."""
-DEPARTS = {("untied-head", "torch-encoder")}
+DEPARTS = {
+    ("untied-head", "torch-encoder"),
+    ("untied-head", "nn-transformer"),
+    ("no-gradient-clipping", "vision"),
+}
 """Healthy subjects that depart from the recipe: a deviation may say so."""
 
 
