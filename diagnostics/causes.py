@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations, pairwise
 
 from diagnostics.bench import open_bench
@@ -42,7 +42,8 @@ UNFIT_SHARE = 0.3  # of the first loss: the same as UNFIT_ABOVE for losses that 
 LEARNED_SHARE = 0.1  # of the loss above the reference is left: the step at which learning speeds are compared
 SMOOTHED = 5  # steps whose median stands for the loss at a step
 LEAST_STEPS = 40  # of a run that the time allows: fewer show nothing
-NEEDED_RUNS = 4  # both regimes, without and with everything repaired
+NEEDED_RUNS = 4  # both regimes, without and with everything repaired: made however short the time is
+TRIALS_TIME = 0.6  # of the time that is left; placebos, milestones and the way of repairs come after
 OVERHEAD = 1.3  # seconds of a step inside an intervention per second of a plain one; measured 1.0-1.4
 
 
@@ -134,7 +135,7 @@ class Trials:
         self.runs: list[Run] = []
         self.left_out: list[str] = []
         self.scale = 1.0  # of every planned number of steps
-        self._make("training without and with each repair", self._plan())
+        self._make("training without and with each repair", self._plan(), time_share=TRIALS_TIME, needed=NEEDED_RUNS)
 
     def _is_tried(self, finding: Finding) -> bool:
         """Whether there is something to explain, and a repair of this fault that could."""
@@ -179,10 +180,12 @@ class Trials:
         """Those of the repairs that leave the vocabulary as it stands."""
         return frozenset(each for each in ids if not self.faults[each].is_about_vocabulary)
 
-    def _make(self, stage: str, plan: Sequence[tuple[frozenset[str], Regime]]) -> None:
-        """Make the planned runs that are not there yet, over all seeds."""
+    def _make(
+        self, stage: str, plan: Sequence[tuple[frozenset[str], Regime]], *, time_share: float = 1.0, needed: int = 0
+    ) -> None:
+        """Make the planned runs that are not there yet, over all seeds, as far as a share of the time left allows."""
         known = {(run.repaired, run.outcome.regime) for run in self.runs}
-        plan = self._within_time([each for each in plan if each not in known])
+        plan = self._within_time([each for each in plan if each not in known], time_share, needed)
         if self.subject.build is None or not plan:
             return
         subjects = {ids: self._repaired(ids) for ids, _ in plan}
@@ -209,22 +212,29 @@ class Trials:
     def _workers(self) -> int:
         return workers_available() if self.budget.workers is None else self.budget.workers
 
-    def _within_time(self, plan: list[tuple[frozenset[str], Regime]]) -> list[tuple[frozenset[str], Regime]]:
-        """As much of the plan as there is time for: shorter runs first, then fewer of them."""
+    def _within_time(
+        self, plan: list[tuple[frozenset[str], Regime]], time_share: float, needed: int
+    ) -> list[tuple[frozenset[str], Regime]]:
+        """As much of the plan as there is time for: shorter runs first (once, as trials compare equal steps), then
+        fewer of them."""
         if math.isinf(self.ends) or self.subject.build is None or not plan:
             return plan
-        step = seconds_per_step(self.subject) * OVERHEAD * len(self.budget.seeds) / self._workers
-        left = max(0.0, self.ends - time.perf_counter()) / max(step, 1e-9)
+        left = time_share * max(0.0, self.ends - time.perf_counter()) / max(self._seconds_per_step, 1e-9)
 
         def steps() -> int:
             return sum(self._steps(ids, regime) for ids, regime in plan)
 
-        if steps() > left:
-            self.scale = min(self.scale, left / steps())
-        while len(plan) > NEEDED_RUNS and steps() > left:
+        if steps() > left and not self.runs:
+            self.scale = left / steps()
+        while len(plan) > needed and steps() > left:
             ids, regime = plan.pop()
             self.left_out.append(f"{regime} with {' and '.join(sorted(ids)) or 'nothing'} repaired")
         return plan
+
+    @cached_property
+    def _seconds_per_step(self) -> float:
+        """Wall-clock seconds that one more step costs in a run over all seeds."""
+        return seconds_per_step(self.subject) * OVERHEAD * len(self.budget.seeds) / self._workers
 
     def _repaired(self, ids: frozenset[str]) -> Subject:
         return repaired(self.subject, [self.faults[each] for each in ids])
