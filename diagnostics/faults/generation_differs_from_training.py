@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diagnostics.fault import Fault, Verdict, absent, present, unclear
+from diagnostics.interventions.generate_as_trained import GENERATE_AS_TRAINED
 from diagnostics.probes.generation_agreement import GENERATION_AGREEMENT, Agreement, GenerationAgreement
 from diagnostics.subject import Subject
 
@@ -111,6 +112,7 @@ FAULT = Fault(
     measured_by=(GENERATION_AGREEMENT,),
     judge=judge,
     plant=plant,
+    remedies=(GENERATE_AS_TRAINED,),
     follows_from=("softmax-before-cross-entropy",),
     looks_like=("targets-not-shifted", "future-token-leak", "softmax-before-cross-entropy"),
     wrong="probabilities = model(tokens)[:, -1].softmax(-1)  # model in train mode\n"
