@@ -187,6 +187,7 @@ class StepWatch:
     stale: dict[str, bool] = field(default_factory=dict)
     _arrived: set[str] = field(default_factory=set)
     _spent: set[str] = field(default_factory=set)
+    _old: dict[str, bool] = field(default_factory=dict)
     _inside: bool = False
 
     def __post_init__(self) -> None:
@@ -208,8 +209,7 @@ class StepWatch:
         def hook(_: Tensor) -> None:
             if name in self._spent:
                 old = self.named[name].grad
-                self.stale[name] = old is not None and bool(dense(old).any())
-                self._spent.discard(name)
+                self._old[name] = old is not None and bool(dense(old).any())
 
         return hook
 
@@ -217,6 +217,9 @@ class StepWatch:
         def hook(parameter: Tensor) -> None:
             assert parameter.grad is not None
             self.closures |= self._inside
+            if name in self._spent:  # here, as torch.autograd.grad adds nothing to what was there
+                self.stale[name] = self._old[name]
+                self._spent.discard(name)
             if bool(dense(parameter.grad).any()):
                 self._arrived.add(name)
             if not self.steps:
