@@ -11,11 +11,11 @@ from torch import Tensor
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.model_call import before_softmax
 from diagnostics.subject import Subject
-from diagnostics.watch import ForwardWatch
+from diagnostics.watch import LOG_SOFTMAXES, ForwardWatch
 
 
 class LogitsForLoss(ForwardWatch):
-    """While active, cross_entropy on the outcome of a softmax gets that softmax's input."""
+    """While active, cross_entropy (or log_softmax) on the outcome of a softmax gets that softmax's input."""
 
     @no_type_check  # the shape checks call torch themselves, and would be asked about that call too
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -25,6 +25,8 @@ class LogitsForLoss(ForwardWatch):
             given = kwargs.pop("input", None)
             given, rest = (args[0], args[1:]) if given is None else (given, args)
             return func(self.logits(given), *rest, **kwargs)
+        if func in LOG_SOFTMAXES:  # a cross-entropy that is written out
+            return super().call(func, (before_softmax(self, args[0]), *args[1:]), kwargs)
         return super().call(func, args, kwargs)
 
     def logits(self, scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
