@@ -23,6 +23,7 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     },
     "optimizer-holds-old-parameters": {
         "parameters-not-in-the-optimizer": "told as its consequence: where strangers are held, the model's own are not",
+    },
     "loss-without-gradient": {
         "saturated-output": "a loss that is cut off leaves every gradient zero, too; told as its consequence",
     },
