@@ -59,8 +59,12 @@ def examine(
 
     Returns:
         A diagnosis; the same one for the same subject, seeds and budget, unless ``budget.seconds`` leaves runs out.
+
+    Raises:
+        ValueError: the subject cannot compute its own loss.
     """
     start = time.perf_counter()
+    try_loss(subject)
     ends = math.inf if budget.seconds is None else start + budget.seconds
     tried = affordable(subject)
     findings = look(tried, faults, seed=budget.seeds[0], progress=progress, workers=budget.workers)
@@ -90,6 +94,23 @@ def examine(
         seeds=budget.seeds,
         seconds=time.perf_counter() - start,
     )
+
+
+def try_loss(subject: Subject) -> None:
+    """Compute the subject's loss once.
+
+    Raises:
+        ValueError: its own code raises.
+    """
+    with open_bench(subject, 0) as bench, torch.no_grad():
+        try:
+            bench.loss()
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(
+                f"{subject.name} cannot compute its own loss on its first batch ({said}); "
+                "nothing can be examined before loss(model, batch) runs"
+            ) from error
 
 
 def look(

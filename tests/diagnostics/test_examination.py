@@ -191,6 +191,20 @@ def test_a_loss_without_a_history_is_measured_and_levels_are_counted_on_its_targ
     assert counted_on_text - {level.name for level in found.levels} == {"bigram", "held-out unigram"}
 
 
+def test_a_subject_that_cannot_compute_its_own_loss_is_refused_in_one_line() -> None:
+    broken = replace(subjects.mlp(), loss=lambda model, batch: model(batch[0], batch[1]))
+    with pytest.raises(ValueError, match=r"mlp cannot compute its own loss on its first batch \(TypeError: .*\)"):
+        examine(broken, budget=TINY)
+
+
+def test_one_batch_that_is_still_being_learned_gets_more_steps() -> None:
+    slow = replace(subjects.mlp(), optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.05))
+    found = examine(slow, faults=(), budget=replace(TINY, one_batch_steps=30))
+    (learned,) = found.milestones
+    runs = found.outcomes(frozenset(), "one batch")
+    assert max(learned.values) < min(run.final for run in runs)
+
+
 # What is looked at, and when.
 
 
