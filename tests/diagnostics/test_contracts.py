@@ -167,7 +167,7 @@ def assert_plain(measurement: Any) -> None:
 def test_a_probe_gives_a_reason_where_something_is_missing(probe: Probe) -> None:
     bare = dataclasses.replace(subjects.mlp(), token_view=None, text_view=None, history=None)
     reading = read(probe, bare, SEED)
-    assert (reading.measurement is None) == bool(probe.needs)
+    assert (reading.measurement is None) == (bare.missing(probe.needs) is not None)
     assert reading.reason == bare.missing(probe.needs)
 
 
