@@ -117,13 +117,13 @@ def card_of(module: ModuleType | None) -> Card:
         ValueError: a heading is missing or empty.
     """
     text = inspect.getdoc(module) or ""
-    title = text.partition("\n")[0].strip()
-    found = re.findall(r"^([A-Z][a-z ]+):[ ]+(.*(?:\n[ ]+.*)*)", text, re.MULTILINE)
+    title, _, body = text.partition("\n")
+    found = re.findall(r"^([A-Z][a-z ]+):[ ]+(.*(?:\n[ ]+.*)*)", body, re.MULTILINE)
     sections = {heading: " ".join(body.split()) for heading, body in found}
     for heading in HEADINGS:
         if not sections.get(heading):
             raise ValueError(f"the card of {getattr(module, '__name__', module)} has no '{heading}:' section")
-    return Card(title=title, sections=MappingProxyType(sections))
+    return Card(title=title.strip(), sections=MappingProxyType(sections))
 
 
 @dataclass(frozen=True, kw_only=True)

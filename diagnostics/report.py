@@ -578,24 +578,24 @@ def _sentence(text: str) -> str:
 
 def markdown(diagnosis: Diagnosis) -> str:
     """The report as one Markdown document."""
-    parts = [f"# {_plain(diagnosis.subject)}", *(_markdown_section(section) for section in sections(diagnosis))]
+    parts = [f"# {plain(diagnosis.subject)}", *(_markdown_section(section) for section in sections(diagnosis))]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_section(section: Section) -> str:
-    title = f"## {_plain(section.title)}"
+    title = f"## {plain(section.title)}"
     entries = [_markdown_entry(place, entry) for place, entry in enumerate(section.entries, start=1)]
     tables = [_markdown_table(table) for table in section.tables]
-    return "\n\n".join([title, *map(_plain, section.paragraphs), *entries, *tables])
+    return "\n\n".join([title, *map(plain, section.paragraphs), *entries, *tables])
 
 
 def _markdown_entry(place: int, entry: Entry) -> str:
     name = f" (`{entry.fault}`)" if entry.fault else ""
-    lines = [f"### {place}. {_plain(entry.title)}{name}"]
+    lines = [f"### {place}. {plain(entry.title)}{name}"]
     if entry.role:
-        lines.append(f"*{_plain(entry.role)}*")
+        lines.append(f"*{plain(entry.role)}*")
     if entry.facts:
-        lines.append("\n".join(f"- **{_plain(what)}:** {_plain(sentence)}" for what, sentence in entry.facts))
+        lines.append("\n".join(f"- **{plain(what)}:** {plain(sentence)}" for what, sentence in entry.facts))
     if entry.wrong or entry.right:
         both = [f"# {label}\n{code}" for label, code in (("wrong", entry.wrong), ("right", entry.right)) if code]
         lines.append("```python\n" + "\n".join(both) + "\n```")
@@ -604,10 +604,10 @@ def _markdown_entry(place: int, entry: Entry) -> str:
 
 def _markdown_table(table: Table) -> str:
     head = [table.columns, tuple("---" for _ in table.columns)]
-    rows = [*head, *(tuple(map(_plain, row)) for row in table.rows)]
-    return "\n".join([f"{_plain(table.caption)}:\n", *(f"| {' | '.join(row)} |" for row in rows)])
+    rows = [*head, *(tuple(map(plain, row)) for row in table.rows)]
+    return "\n".join([f"{plain(table.caption)}:\n", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text in which Markdown and HTML see no markup, on one line."""
     return re.sub(r"([\\`*<|]|(?<!\w)_|_(?!\w)|\](?=\())", r"\\\1", " ".join(text.split()))

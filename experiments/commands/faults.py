@@ -19,6 +19,7 @@ GRADES = ("proof", "sign", "deviation", "explanation")
 def faults(
     family: Annotated[str | None, typer.Option(help=f"Only this one: {', '.join(FAMILIES)}.")] = None,
     grade: Annotated[str | None, typer.Option(help=f"Only this one: {', '.join(GRADES)}.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Every card in full, as docs/catalogue.md.")] = False,
 ) -> None:
     """List the faults that a diagnosis can find.
 
@@ -30,12 +31,17 @@ def faults(
     refuse_unknown("family", family, FAMILIES)
     refuse_unknown("grade", grade, GRADES)
     chosen = [each for each in CATALOGUE if family in (None, each.family) and grade in (None, each.grade)]
-    if sys.stdout.isatty():
+    if markdown:
+        from experiments.catalogue import catalogue_markdown
+
+        typer.echo(catalogue_markdown(chosen), nl=False)
+    elif sys.stdout.isatty():
         show_by_family(chosen)
     else:
         for each in chosen:
             typer.echo(f"{each.id:<34}{each.family:<14}{each.grade:<13}{each.card.title}")
-    hint("unplateau explain FAULT")
+    if not markdown:
+        hint("unplateau explain FAULT")
 
 
 def refuse_unknown(what: str, value: str | None, known: Sequence[str]) -> None:

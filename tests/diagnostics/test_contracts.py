@@ -182,6 +182,7 @@ class TestEveryFault:
 
     def test_the_card_is_complete(self, fault: Fault) -> None:
         assert set(HEADINGS) <= set(fault.card.sections)
+        assert fault.card.title.rstrip(".").partition(":")[0] not in fault.card.sections
         assert fault.card.title.endswith(".")
         assert f"Grade: {fault.grade}" in fault.card.sections["Judged by"]
 

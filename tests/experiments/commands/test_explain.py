@@ -4,6 +4,7 @@ import pytest
 
 from diagnostics.fault import HEADINGS
 from diagnostics.faults import CATALOGUE
+from experiments.catalogue import catalogue_markdown
 
 
 @pytest.mark.parametrize("fault", CATALOGUE, ids=lambda fault: fault.id)
@@ -55,3 +56,9 @@ def test_a_terminal_gets_families_with_their_faults(run, monkeypatch) -> None:
     ended = run("faults")
     assert all(f"  {each.id}  ({each.grade})\n" in ended.out for each in CATALOGUE)
     assert ended.err == "next        unplateau explain FAULT\n"
+
+
+def test_the_page_of_the_catalogue_goes_to_the_output_and_nothing_else(run) -> None:
+    assert run("faults", "--markdown").out == catalogue_markdown(CATALOGUE)
+    proofs = [fault for fault in CATALOGUE if fault.grade == "proof"]
+    assert run("faults", "--grade", "proof", "--markdown").out == catalogue_markdown(proofs)
