@@ -1,6 +1,7 @@
 """Whether one sample of a batch moves the outputs of the others."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from diagnostics.bench import Bench
 from diagnostics.model_call import call_arguments, call_outputs, edited_arguments, in_double, rounding
 from diagnostics.probe import Probe
+from diagnostics.rows import cutter, samples
+from diagnostics.subject import Batch
 
 FEW = 7  # samples are enough to see one move another; a batch is cut to them where the model allows
 
@@ -42,16 +45,13 @@ def sample_influence(bench: Bench) -> SampleInfluence:
     Raises:
         ValueError: the batch has fewer than three samples, or the model is not called by the loss.
     """
-    batch, axis = bench.batch(0), bench.subject.batch_axis
+    batch = bench.batch(0)
 
     def run(model: nn.Module) -> object:
         return bench.subject.loss(model, batch)
 
-    arguments = call_arguments(bench.model, lambda: run(bench.model))
-    present = max((each.shape[axis] for each in arguments.values() if each.dim() > axis), default=0)
-    if present < 3:
-        raise ValueError(f"the model's arguments hold {present} samples along axis {axis}; at least 3 are needed")
-    trials = Replacement(run=run, axis=axis, present=present, seed=bench.seed)
+    axes, present = sample_axes(bench, batch)
+    trials = Replacement(run=run, axis=bench.subject.batch_axis, axes=axes, present=present, seed=bench.seed)
     trials = trials.cut_to_few(bench.model)
     model = in_double(bench.model, trials.before)
     own, others, precision = trials.movement(model)
@@ -69,13 +69,53 @@ def sample_influence(bench: Bench) -> SampleInfluence:
     )
 
 
+def sample_axes(bench: Bench, batch: Batch) -> tuple[dict[str, int], int]:
+    """(Name of an argument of the model -> the axis of the samples in it, how many samples there are).
+
+    It is the axis that gets shorter with the batch: a mask over time can be as long as there are samples. Where the
+    batch cannot be cut it is the subject's batch axis.
+
+    Raises:
+        ValueError: there are fewer than three samples, or an axis of something else is as long.
+    """
+    subject, count = bench.subject, samples(bench.subject, batch)
+    given = call_arguments(bench.model, lambda: subject.loss(bench.model, batch))
+    with suppress(Exception):  # a stranger's code may know its batch size
+        cut = cutter(subject.batch_axis, count - 1)(batch, count)
+        fewer = call_arguments(bench.model, lambda: subject.loss(bench.model, cut))
+        axes = {name: shorter_axis(value, fewer[name]) for name, value in given.items() if name in fewer}
+        found = {name: axis for name, axis in axes.items() if axis is not None}
+        if found and count >= 3:
+            return found, count
+    return axes_by_size(list(given.items()), subject.batch_axis)
+
+
+def axes_by_size(given: list[tuple[str, Tensor]], axis: int) -> tuple[dict[str, int], int]:
+    """The same where all that is known is the axis: every argument that is as long along it as the longest one."""
+    present = max((each.shape[axis] for _, each in given if each.dim() > axis), default=0)
+    if present < 3:
+        raise ValueError(f"the model's arguments hold {present} samples along axis {axis}; at least 3 are needed")
+    if any(present in (*each.shape[:axis], *each.shape[axis + 1 :]) for _, each in given):
+        raise ValueError(f"an argument of the model is {present} long, as there are samples, along another axis too")
+    return {name: axis for name, each in given if each.dim() > axis and each.shape[axis] == present}, present
+
+
+def shorter_axis(whole: Shaped[Tensor, "..."], cut: Shaped[Tensor, "..."]) -> int | None:
+    """The axis along which the second tensor is shorter; None where there is not exactly one."""
+    if whole.dim() != cut.dim():
+        return None
+    shorter = [axis for axis in range(whole.dim()) if cut.shape[axis] < whole.shape[axis]]
+    return shorter[0] if len(shorter) == 1 else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Replacement:
     """The model call with and without another first sample.
 
     Args:
         run: runs the subject's code that calls the model.
-        axis: of the samples in arguments and outputs.
+        axis: of the samples in outputs.
+        axes: of the samples in the arguments, by name.
         present: samples in the subject's own batch.
         kept: how many of them the model is given; None: all.
         seed: of the randomness of every call.
@@ -83,6 +123,7 @@ class Replacement:
 
     run: Callable[[nn.Module], object]
     axis: int
+    axes: dict[str, int]
     present: int
     seed: int
     kept: int | None = None
@@ -108,7 +149,7 @@ class Replacement:
         def chosen(name: str, value: Tensor) -> Tensor:
             value = value.double() if double and value.is_floating_point() else value
             index = torch.tensor(order, device=value.device)
-            return value.index_select(self.axis, index) if self.has_samples(value, self.present) else value
+            return value.index_select(self.axes[name], index) if name in self.axes else value
 
         torch.manual_seed(self.seed)
         with edited_arguments(model, chosen):

@@ -14,6 +14,7 @@ from diagnostics.probes.attention_output import ATTENTION_OUTPUT
 from diagnostics.probes.context_order import CONTEXT_ORDER
 from diagnostics.probes.generation_agreement import GENERATION_AGREEMENT
 from diagnostics.probes.sample_influence import SAMPLE_INFLUENCE
+from diagnostics.rows import few_rows
 from diagnostics.subject import Subject
 from tests import subjects
 
@@ -153,3 +154,27 @@ def test_a_training_path_that_sees_its_target_is_not_compared_with() -> None:
     measured = read(GENERATION_AGREEMENT, subjects.encoder_decoder(targets_not_shifted=True), 0).measurement
     assert not measured.fresh.blind
     assert measured.fresh.differing is None
+
+
+@pytest.mark.parametrize("rows", range(3, 11))
+def test_a_mask_over_time_is_not_taken_for_samples_whatever_their_number(rows: int) -> None:
+    """Time first, with masks [time, time] and [batch, time] as arguments: 8 target and 7 source positions."""
+    few = few_rows(subjects.nn_transformer(), rows)
+    measured = read(SAMPLE_INFLUENCE, few, 0).measurement
+    assert measured.own > 0.1
+    assert measured.others <= measured.rounding
+    assert measured.others_in_training <= measured.rounding
+
+
+def test_samples_that_cannot_be_told_from_positions_are_left_alone() -> None:
+    """The model insists on its 7 rows, and an argument is 7 by 7."""
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        if len(batch) != 7:
+            raise ValueError("seven rows")
+        return model(batch).square().mean()
+
+    square = replace(
+        subjects.mlp(), build=lambda seed: nn.Linear(7, 3), loss=loss, batches=lambda seed: iter([torch.randn(7, 7)])
+    )
+    assert "is 7 long, as there are samples, along another axis too" in str(read(SAMPLE_INFLUENCE, square, 0).reason)
