@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
+from diagnostics.interventions.edit_loss import must_classify
 from diagnostics.interventions.only_cross_entropy import ONLY_CROSS_ENTROPY
 from diagnostics.probes.loss_account import LOSS_ACCOUNT, LossAccount
 from diagnostics.subject import Batch, Subject
@@ -49,8 +50,9 @@ def plant(subject: Subject) -> Subject:
     """The subject with the sum of its squared weights added to the loss.
 
     Raises:
-        ValueError: it has a step of its own.
+        ValueError: it has a step of its own, or no cross-entropy.
     """
+    must_classify(subject)
     if subject.step is not None:
         raise ValueError(f"{subject.name} has a step of its own; nothing can be added to its loss from outside")
 

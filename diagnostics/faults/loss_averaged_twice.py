@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
 from diagnostics.interventions.average_loss import AVERAGE_LOSS
+from diagnostics.interventions.edit_loss import must_classify
 from diagnostics.probes.loss_account import LOSS_ACCOUNT, LossAccount, Share
 from diagnostics.subject import Batch, Subject
 from diagnostics.watch import watched_loss
@@ -61,8 +62,9 @@ def plant(subject: Subject) -> Subject:
     """The subject with its mean loss divided by the number of targets.
 
     Raises:
-        ValueError: it has a step of its own.
+        ValueError: it has a step of its own, or no cross-entropy.
     """
+    must_classify(subject)
     if subject.step is not None:
         raise ValueError(f"{subject.name} has a step of its own; its loss cannot be divided from outside")
 

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention
 from diagnostics.probes.loss_account import given_rows, wanted_rows
 from diagnostics.subject import Batch, Subject
@@ -15,10 +17,14 @@ def only_cross_entropy(subject: Subject) -> Subject:
     """The subject whose loss is the mean cross-entropy of what its loss calls are given, and nothing else.
 
     Raises:
-        ValueError: the subject has a step of its own, which computes its loss where nothing can be put in its place.
+        ValueError: the subject has a step of its own, which computes its loss where nothing can be put in its place, or
+            no cross-entropy in its loss.
     """
     if subject.step is not None:
         raise ValueError(f"{subject.name} has a step of its own; its loss cannot be computed again from outside")
+    with open_bench(subject, 0) as bench, torch.no_grad():
+        if not watched_loss(subject, bench.model.eval(), bench.batch(0))[1].losses:
+            raise ValueError(f"no cross-entropy was seen in the loss of {subject.name}")
 
     def loss(model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         value, watch = watched_loss(subject, model, batch)

@@ -6,6 +6,7 @@ So the weights of the targets can be read off that gradient, and what the weight
 loss is something else.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -266,6 +267,11 @@ def cut(value: Any, rows: int, half: int, axis: int) -> Any:
         return value if along is None else value.narrow(along, 0, half)
     if isinstance(value, dict):
         return {key: cut(each, rows, half, axis) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(cut(each, rows, half, axis) for each in value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: cut(getattr(value, field.name), rows, half, axis) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
     if isinstance(value, list | tuple):
         return type(value)(cut(each, rows, half, axis) for each in value)
     return value
