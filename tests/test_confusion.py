@@ -27,10 +27,14 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     "loss-without-gradient": {
         "saturated-output": "a loss that is cut off leaves every gradient zero, too; told as its consequence",
     },
+    "generates-uniform-tokens": {
+        "generation-differs-from-training": "it is one way to differ, told as its consequence",
+    },
     "saturated-output": {
         "embedding-scale": "planted by enlarging the head, which in the stuck run's model is the embedding as well",
     },
     "softmax-before-cross-entropy": {
+        "generates-uniform-tokens": "what the model returns is softmaxed once more when text is drawn from it",
         "generation-differs-from-training": "what the model returns is softmaxed once more when text is drawn from it",
     },
 }

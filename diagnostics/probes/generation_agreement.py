@@ -36,6 +36,9 @@ class Agreement:
             without dropout, in standard deviations of the raw logits; None where the training path is not blind, or
             its stream no shifted copy of the targets.
         total_variation: mean over rows of half the summed difference of probabilities, 0 to 1; None likewise.
+        temperature: what the raw logits are divided by to give the generated ones, by least squares; None likewise.
+        besides: largest difference of the log-probabilities once that is taken into account, in standard deviations
+            of the raw logits; None likewise.
         rounding: what rounding alone may move.
     """
 
@@ -49,6 +52,8 @@ class Agreement:
     blind: bool
     differing: float | None
     total_variation: float | None
+    temperature: float | None
+    besides: float | None
     rounding: float
 
 
@@ -95,6 +100,7 @@ def agreement(bench: Bench, model: nn.Module, name: str) -> Agreement:
     comparable = blind and shift is not None and length > 0
     log_raw, log_quiet = trained[0].double().log_softmax(-1), quiet.double().log_softmax(-1)
     unit = max(float(trained[0].std()), torch.finfo(torch.float32).tiny)
+    temperature, besides = scaled(trained[0].double(), quiet.double()) if comparable else (None, None)
     return Agreement(
         model=name,
         repeated=float((scores - again).abs().max() / scores.std().clamp_min(torch.finfo(scores.dtype).tiny)),
@@ -106,8 +112,18 @@ def agreement(bench: Bench, model: nn.Module, name: str) -> Agreement:
         blind=blind,
         differing=float((log_raw - log_quiet).abs().max()) / unit if comparable else None,
         total_variation=float((log_raw.exp() - log_quiet.exp()).abs().sum(-1).mean() / 2) if comparable else None,
+        temperature=temperature,
+        besides=None if besides is None else besides / unit,
         rounding=precision,
     )
+
+
+def scaled(raw: Float[Tensor, "batch vocab"], other: Float[Tensor, "batch vocab"]) -> tuple[float, float]:
+    """The temperature that turns raw logits into the other ones, and how far their log-probabilities are off then."""
+    centred, target = (each - each.mean(-1, keepdim=True) for each in (raw, other))
+    factor = float((centred * target).sum() / centred.square().sum().clamp_min(torch.finfo(torch.float64).tiny))
+    off = float(((factor * raw).log_softmax(-1) - other.log_softmax(-1)).abs().max())
+    return (1 / factor if factor else math.inf), off
 
 
 class NoDropout(TorchCalls):
