@@ -78,7 +78,7 @@ def another(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Optimizer:
     defaults = {key: value for key, value in optimizer.defaults.items() if key in taken}
     try:
         return type(optimizer)(groups, **defaults)
-    except (TypeError, ValueError):  # its constructor wants what its groups do not tell: the same one, started anew
+    except Exception:  # its constructor wants what its groups do not tell: the same one, started anew
         twin = copy.copy(optimizer)
         twin.param_groups, twin.state = groups, defaultdict(dict)
         return twin
@@ -114,7 +114,7 @@ def rates_anew(scheduler: Any) -> Iterator[float]:
     for group, rate in zip(stand_in.param_groups, scheduler.base_lrs, strict=True):
         group["initial_lr"] = group["lr"] = rate
     twin = copy.deepcopy(scheduler, {id(scheduler.optimizer): stand_in})
-    twin.last_epoch, twin._step_count = 0, 1
+    twin.last_epoch, twin._step_count = 0, 2  # as after its first step, which checks how it was called
     while True:
         twin.step()
         yield float(stand_in.param_groups[0]["lr"]) / base
