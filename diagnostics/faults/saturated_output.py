@@ -81,6 +81,8 @@ FAULT = Fault(
     plant=plant,
     remedies=(UNIT_LOGITS,),
     follows_from=(
+        "tied-head-scale",
+        "initial-logits-too-large",
         "embedding-scale",
         "forward-without-gradient",
         "learning-rate-too-high",

@@ -11,10 +11,16 @@ Blind spots:   heads that share through a projection; separate vocabularies of s
 Source:        Vaswani et al. 2017, section 3.4; Press & Wolf 2017, "Using the Output Embedding".
 """
 
+import torch
+from torch import nn
+
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
+from diagnostics.intervention import rebuilt
+from diagnostics.interventions.final_norm import head_weight
 from diagnostics.interventions.tie_weights import TIE_WEIGHTS
 from diagnostics.interventions.untie_weights import untie_weights
 from diagnostics.probes.structure import STRUCTURE, Structure
+from diagnostics.subject import Subject
 
 
 def judge(facts: Structure) -> Verdict:
@@ -31,6 +37,19 @@ def judge(facts: Structure) -> Verdict:
     )
 
 
+def plant(subject: Subject) -> Subject:
+    """The subject whose head has weights of its own, of the same size as the table's but in another order."""
+    untied = untie_weights(subject)
+    name = head_weight(untied)
+
+    def reorder(model: nn.Module) -> None:
+        with torch.no_grad():
+            head = model.get_parameter(name)
+            head.copy_(head.flip(0))
+
+    return rebuilt(untied, reorder)
+
+
 FAULT = Fault(
     id="untied-head",
     family="model",
@@ -39,7 +58,8 @@ FAULT = Fault(
     repair_rank=50,
     measured_by=(STRUCTURE,),
     judge=judge,
-    plant=untie_weights,
+    plant=plant,
+    follows_from=("tied-weights-drift-apart",),
     remedies=(TIE_WEIGHTS,),
     looks_like=("vocabulary-too-large",),
     wrong="self.head = nn.Linear(d_model, vocab)",

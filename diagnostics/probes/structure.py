@@ -23,6 +23,7 @@ class Structure:
         tied: whether the head multiplies with an embedding table itself.
         attention: whether scaled dot-product attention, or a product of two batches of matrices, was called.
         clip_norm: largest gradient norm; None: no clipping.
+        head_rms: root mean square of that matrix.
         grid_affine: (module, rows, features) of each scale of ones and shift of zeros with two long axes.
     """
 
@@ -32,6 +33,7 @@ class Structure:
     attention: bool
     clip_norm: float | None
     grid_affine: tuple[tuple[str, int, int], ...]
+    head_rms: float | None = None
 
 
 class StructureWatch(TorchCalls):
@@ -91,6 +93,7 @@ def structure(bench: Bench) -> Structure:
         attention=watch.attention,
         clip_norm=bench.subject.clip_norm,
         grid_affine=grid_affine(model),
+        head_rms=float(heads[-1].norm()) / heads[-1].numel() ** 0.5 if heads else None,
     )
 
 
