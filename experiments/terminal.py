@@ -20,8 +20,8 @@ from diagnostics.report import Table as Rows
 
 COLUMNS = 80
 COLOURS = {"faulty": "bold red", "healthy": "bold green", "unexplained": "bold magenta"}
-FULL = ("causes", "behind", "unconfirmed")  # told with trial and evidence; the rest gets a line each
-ELSEWHERE = ("Repair", "Probe")  # facts of a cause that the order of repair and the page tell
+FULL = ("causes", "behind", "suspected", "unconfirmed")  # told with trial and evidence; the rest gets a line each
+ELSEWHERE = ("Repair", "Probe", "Share")  # facts of a cause that the way of repairs and the page tell
 
 
 def render(diagnosis: Diagnosis, console: Console | None = None) -> None:
@@ -95,6 +95,8 @@ def _rows(name: str, table: Rows) -> RenderableType:
         return _ruled_out(table)
     if name == "after":
         return _milestones(table)
+    if name == "path":
+        return _path(table)
     return Group(*(_line("- ", row[0], row[1]) for row in table.rows))
 
 
@@ -114,6 +116,18 @@ def _styled(line: str, start: int, end: int) -> Text:
 def _milestones(table: Rows) -> RenderableType:
     told = [(row[0], f"{row[1]}, to be below {row[2]}: {row[3]}") for row in table.rows]
     return Group(*(_line("- ", claim, line) for claim, line in told))
+
+
+def _path(table: Rows) -> RenderableType:
+    """A line for each repair with both losses, and what it reveals below it."""
+    told = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for place, column in enumerate(table.columns[:3]):
+        told.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in table.rows:
+        told.add_row(Text(row[0], style="cyan"), *map(Text, row[1:3]))
+        if row[3:] and row[3] != table.rows[0][3]:
+            told.add_row(Text(f"  reveals {row[3]}"))
+    return told
 
 
 def _line(mark: str, name: str, sentence: str) -> RenderableType:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from diagnostics.diagnosis import Cause, Diagnosis, Milestone, Role, Run
+from diagnostics.diagnosis import Cause, Diagnosis, Milestone, PathStep, Role, Run
 from diagnostics.fault import Finding, Verdict, absent, not_tested, present, unclear
 from diagnostics.faults import CATALOGUE
 from diagnostics.levels import ReferenceLevel, double_softmax_ceiling, double_softmax_floor, uniform
@@ -62,12 +62,16 @@ def cause(
     rest: str = "all else repaired",
     reference: float = 0.0,
     only_with: tuple[str, ...] = (),
+    sham: tuple[float, ...] = (),
+    share: float | None = None,
 ) -> Cause:
     """A cause with one trial."""
     question = f"repair {name}, {rest}"
-    trial = Trial(question=question, quantity=quantity, seeds=SEEDS, before=before, after=after, reference=reference)
+    trial = Trial(
+        question=question, quantity=quantity, seeds=SEEDS, before=before, after=after, reference=reference, sham=sham
+    )
     evidence = finding(name, present(f"evidence of {name} with a number of 0.375"), revealed=role == "hidden behind")
-    return Cause(finding=evidence, role=role, because=question, trials=(trial,), only_with=only_with)
+    return Cause(finding=evidence, role=role, because=question, trials=(trial,), only_with=only_with, share=share)
 
 
 def runs() -> tuple[Run, ...]:
@@ -98,16 +102,27 @@ def milestone(value: float, bound: float = 0.05, *, required: bool = True) -> Mi
     )  # fmt: skip
 
 
+def path() -> tuple[PathStep, ...]:
+    """The first repair makes the honest loss worse, the second one brings something to light, the last was not run."""
+    return (
+        PathStep(repaired=None, one_batch=8.98, honest=2.5),
+        PathStep(repaired=SOFTMAX, one_batch=0.03, honest=12.5),
+        PathStep(repaired=LEAK, one_batch=0.04, honest=7.0, reveals=(DEVIATION,)),
+        PathStep(repaired=NORM, one_batch=0.02, honest=2.0),
+        PathStep(repaired=PIN, one_batch=0.01, honest=None),
+    )
+
+
 def stuck() -> Diagnosis:
     """A stuck run: one cause that holds the loss up, one that pins it, two redundant ones behind, and the rest."""
     causes = (
         cause(
             SOFTMAX, "holds the loss up", (8.99, 8.98, 8.97), (0.02, 0.03, 0.04), ONE_BATCH,
-            rest="nothing else repaired",
+            rest="nothing else repaired", sham=(8.99, 8.98, 8.96), share=0.875,
         ),
         cause(
             PIN, "pins the loss", (8.99, 8.98, 8.97), (8.0, 8.1, 8.2), ONE_BATCH, rest="nothing else repaired",
-            reference=7.9953,
+            reference=7.9953, share=0.125,
         ),
         cause(LEAK, "hidden behind", (6.9, 7.0, 7.1), (5.4, 5.5, 5.6), only_with=(NORM,)),
         cause(NORM, "hidden behind", (6.5, 6.6, 6.7), (5.4, 5.5, 5.6), only_with=(LEAK,)),
@@ -139,6 +154,8 @@ def stuck() -> Diagnosis:
         base=BASE,
         seeds=SEEDS,
         seconds=61.0,
+        path=path(),
+        left_out=("fresh batches with nothing repaired", f"one batch with {LEAK} and {NORM} repaired"),
     )
 
 
@@ -147,7 +164,7 @@ def healthy() -> Diagnosis:
     findings = (finding(SOFTMAX, absent("rows sum to 8.22")), finding(RULED_OUT, absent("others move by 0")))
     return replace(
         stuck(), subject="small", findings=findings, causes=(), deviations=(), repair_order=(), runs=(),
-        base=frozenset(),
+        base=frozenset(), path=(), left_out=(),
         milestones=(
             milestone(0.01),
         ),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from diagnostics.diagnosis import Diagnosis, Run, to_json
+from diagnostics.diagnosis import Cause, Diagnosis, Run, to_json
+from diagnostics.fault import present
 from diagnostics.report import Section, markdown, sections
 from diagnostics.trial import Outcome
 from tests import diagnoses
@@ -42,7 +43,8 @@ def test_the_answer_names_what_confirmed_the_cause_with_its_seeds_and_spread() -
     assert (
         "The first cause is softmax-before-cross-entropy. Confirmed by removing it: the loss of one batch (nats per "
         "token) goes from 8.98 to 0.03 with nothing else repaired (seeds 0, 1, 2; paired error 0.012, a seed alone "
-        "moves it by 0.01)." in answer(diagnoses.stuck())
+        "moves it by "
+        "0.01, a placebo moves it by 0.0033)." in answer(diagnoses.stuck())
     )
 
 
@@ -79,8 +81,8 @@ def test_the_standing_loss_is_placed_among_the_levels(standing: float, words: st
 def test_sections_come_in_the_order_in_which_a_reader_needs_them() -> None:
     told = [section.name for section in sections(diagnoses.stuck())]
     assert told == [
-        "answer", "why", "causes", "behind", "unconfirmed", "song", "deviations", "order", "after", "unclear",
-        "ruled-out", "not-tested", "levels", "evidence",
+        "answer", "why", "causes", "behind", "suspected", "song", "deviations", "order", "path", "after", "left-out",
+        "unclear", "ruled-out", "not-tested", "levels", "evidence",
     ]  # fmt: skip
 
 
@@ -107,11 +109,11 @@ def test_every_finding_is_told_somewhere_outside_the_appendix() -> None:
     assert [each.fault.id for each in diagnosis.findings if each.fault.id not in told] == []
 
 
-def test_why_the_loss_stood_there_is_one_paragraph_from_the_confirmed_causes() -> None:
-    (paragraph,) = parts(diagnoses.stuck())["why"].paragraphs
-    assert "the loss of one batch (nats per token) goes from 8.98 to 0.03" in paragraph
-    assert "The loss given so could still sink to its floor, 7.995. What keeps it above: A stack with" in paragraph
-    assert "Even then the loss on new text stays up, which the training loss cannot show: future-token" in paragraph
+def test_why_the_loss_stood_there_is_a_paragraph_for_each_kind_of_confirmed_cause() -> None:
+    first, pinned, behind = parts(diagnoses.stuck())["why"].paragraphs
+    assert "the loss of one batch (nats per token) goes from 8.98 to 0.03" in first
+    assert "The loss given so could still sink to its floor, 7.995. What keeps it above: A stack with" in pinned
+    assert "Even then the loss on new text stays up, which the training loss cannot show: future-token" in behind
 
 
 def test_why_the_sample_contained_lines_quotes_the_longest_tokens() -> None:
@@ -152,9 +154,173 @@ def test_a_suspect_that_no_trial_confirmed_is_not_called_a_cause() -> None:
 
 def test_one_seed_has_no_error_bar() -> None:
     stuck = diagnoses.stuck()
-    trial = replace(stuck.causes[0].trials[0], seeds=(5,), before=(8.99,), after=(0.02,))
+    trial = replace(stuck.causes[0].trials[0], seeds=(5,), before=(8.99,), after=(0.02,), sham=())
     one = replace(stuck, causes=(replace(stuck.causes[0], trials=(trial,)),), seeds=(5,))
     assert "(seed 5; one seed, so no error bar)" in answer(one)
+
+
+def facts_of(diagnosis: Diagnosis, section: str, fault: str) -> dict[str, str]:
+    """What a section tells about one fault."""
+    return dict(next(entry.facts for entry in parts(diagnosis)[section].entries if entry.fault == fault))
+
+
+def test_a_cause_that_shares_the_loss_with_others_is_told_with_its_share() -> None:
+    told = facts_of(diagnoses.stuck(), "causes", diagnoses.SOFTMAX)
+    assert told["Share"] == "Its repair takes away 88 % of the loss of one batch, averaged over orders of repair."
+    assert "Share" not in facts_of(diagnoses.stuck(), "behind", diagnoses.LEAK)
+    assert "no-final-norm 12 %." in " ".join(parts(diagnoses.stuck())["path"].paragraphs)
+
+
+def test_a_single_cause_has_no_share_to_tell() -> None:
+    stuck = diagnoses.stuck()
+    alone = replace(stuck, causes=stuck.causes[:1], repair_order=(diagnoses.SOFTMAX,), path=stuck.path[:2])
+    assert "Share" not in facts_of(alone, "causes", diagnoses.SOFTMAX)
+    assert "Averaged over orders" not in markdown(alone)
+
+
+def test_the_way_of_repairs_is_a_table_with_both_losses_and_what_came_to_light() -> None:
+    (table,) = parts(diagnoses.stuck())["path"].tables
+    assert table.columns == ("Repaired so far", "One batch", "Honest", "What came to light")
+    assert table.rows == (
+        ("nothing", "8.98", "2.5", "nothing new"),
+        (diagnoses.SOFTMAX, "0.03", "12.5", "nothing new"),
+        (f"+ {diagnoses.LEAK}", "0.04", "7", diagnoses.DEVIATION),
+        (f"+ {diagnoses.NORM}", "0.02", "2", "nothing new"),
+        (f"+ {diagnoses.PIN}", "0.01", "not run", "nothing new"),
+    )
+    assert "path" not in parts(diagnoses.healthy())
+
+
+def test_a_way_on_which_nothing_comes_to_light_has_no_column_for_it() -> None:
+    stuck = diagnoses.stuck()
+    (table,) = parts(replace(stuck, path=stuck.path[:2]))["path"].tables
+    assert {len(row) for row in (table.columns, *table.rows)} == {3}
+
+
+def test_a_repair_that_makes_the_honest_loss_worse_at_first_is_told_with_both_numbers() -> None:
+    told = parts(diagnoses.stuck())["path"].paragraphs
+    (worse,) = (each for each in told if "worse at first" in each)
+    assert worse.startswith(
+        f"Repairing {diagnoses.SOFTMAX} makes the honest loss worse at first, from 2.5 to 12.5 nats"
+    )
+
+
+def test_a_cause_is_told_with_what_its_repair_hides_and_reveals() -> None:
+    stuck = diagnoses.stuck()
+    first = stuck.causes[0]
+    worse = replace(first.trials[0], quantity=diagnoses.HONEST, before=(2.5, 2.4, 2.6), after=(12.5, 12.4, 12.6))
+    hides = replace(stuck, causes=(replace(first, trials=(*first.trials, worse)), *stuck.causes[1:]))
+    told = facts_of(hides, "causes", diagnoses.SOFTMAX)["Hides and reveals"]
+    assert told.startswith(
+        "Repaired alone, it makes things look worse: the honest held-out loss (nats per token) goes "
+    )
+    assert facts_of(stuck, "behind", diagnoses.LEAK)["Hides and reveals"] == (
+        f"With it and what stands before it repaired, {diagnoses.DEVIATION} can be seen."
+    )
+
+
+def test_what_was_left_out_for_time_is_named_and_the_answer_says_so() -> None:
+    stuck = diagnoses.stuck()
+    assert "2 planned training runs did not fit into the time allowed" in answer(stuck)
+    left = parts(stuck)["left-out"]
+    assert left.title == "Left out for want of time: 2"
+    assert "fresh batches with nothing repaired; one batch with future-token-leak and norm" in left.paragraphs[0]
+    many = parts(replace(stuck, left_out=tuple(f"run {index}" for index in range(11))))["left-out"].paragraphs[0]
+    assert "run 5; and 5 others (left_out in diagnosis.json)" in many
+    assert "run 6" not in many
+    assert "left-out" not in parts(diagnoses.healthy())
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("no-final-norm", "If the loss of one fixed batch falls lower after the same number of steps"),
+        ("future-token-leak", "If new text, each token predicted from what stands before it alone, gets a lower loss"),
+        ("evaluated-in-train-mode", "If the validation loss of the very same weights changes"),
+        ("history-keeps-the-graph", "If what costs memory or bookkeeping now is gone"),
+    ],
+)
+def test_a_suspect_is_told_with_the_experiment_that_its_card_suggests(fault: str, expected: str) -> None:
+    stuck = diagnoses.stuck()
+    suspect = Cause(finding=diagnoses.finding(fault, present("seen")), role="not confirmed", because="no trial")
+    told = facts_of(replace(stuck, causes=(suspect,), repair_order=()), "suspected", fault)["Try it yourself"]
+    remedy = suspect.finding.fault.card.sections["Remedy"].rstrip(".")
+    assert told.startswith(f"Change your own code: {remedy}. Then run both versions again, from the same two seeds")
+    assert expected in told
+
+
+@pytest.mark.parametrize(
+    ("role", "in_the_answer", "in_the_why"),
+    [
+        ("flatters the loss", "Confirmed to make the training loss look better", "The training loss looks better than"),
+        ("slows learning", "Confirmed to slow learning down: no-final-norm.", "Learning is slow: A stack with norms"),
+        ("misleads the evaluation", "Confirmed to mislead the setup's own validation", "The validation loss is not"),
+    ],
+)
+def test_each_role_is_told_in_the_answer_and_in_the_why(role: Any, in_the_answer: str, in_the_why: str) -> None:
+    stuck = diagnoses.stuck()
+    second = replace(stuck.causes[1], role=role)
+    changed = replace(stuck, causes=(stuck.causes[0], second, *stuck.causes[2:]))
+    assert in_the_answer in answer(changed)
+    assert any(paragraph.startswith(in_the_why) for paragraph in parts(changed)["why"].paragraphs)
+    assert [entry.fault for entry in parts(changed)["causes"].entries] == [diagnoses.SOFTMAX, diagnoses.PIN]
+
+
+def test_losses_that_are_compared_on_the_way_are_told_with_their_step() -> None:
+    stuck = diagnoses.stuck()
+    slow = replace(stuck.causes[0], role="slows learning", trials=(replace(stuck.causes[0].trials[0], steps=17),))
+    assert "goes from 8.98 to 0.03 in the same 17 steps with nothing else" in answer(replace(stuck, causes=(slow,)))
+
+
+def test_what_the_training_loss_hides_needs_no_article() -> None:
+    stuck = diagnoses.stuck()
+    trial = replace(stuck.causes[0].trials[0], quantity="what the training loss hides (nats per token)")
+    told = answer(replace(stuck, causes=(replace(stuck.causes[0], role="flatters the loss", trials=(trial,)),)))
+    assert "Confirmed by removing it: what the training loss hides (nats per token) goes from 8.98" in told
+
+
+def test_a_repair_that_does_no_more_than_a_placebo_is_called_so() -> None:
+    stuck = diagnoses.stuck()
+    trial = replace(stuck.causes[0].trials[0], sham=(0.02, 0.03, 0.04))
+    idle = replace(stuck.causes[0], role="no effect here", trials=(trial,))
+    told = facts_of(replace(stuck, causes=(idle,), repair_order=()), "unconfirmed", diagnoses.SOFTMAX)
+    assert "a placebo moves it by 9)" in told["Removed: a placebo does as much"]
+    assert "Try it yourself" in told  # a proof, whatever the trial says
+
+
+def test_signs_and_departures_that_trials_found_harmless_are_told_as_measured_harmless_here() -> None:
+    stuck = diagnoses.stuck()
+    sign = replace(stuck.deviations[0], finding=diagnoses.finding("embedding-scale", present("an RMS of 16.5")))
+    section = parts(replace(stuck, deviations=(sign, *stuck.deviations)))["deviations"]
+    assert section.title == "Measured harmless here"
+    assert [entry.role for entry in section.entries] == [
+        "a sign that often means trouble; measured harmless here", "departs from the recipe; measured harmless here"
+    ]  # fmt: skip
+
+
+def test_a_departure_that_nobody_tried_is_not_called_measured() -> None:
+    untried = replace(diagnoses.stuck().deviations[0], role="not confirmed", trials=())
+    section = parts(replace(diagnoses.healthy(), deviations=(untried,)))["deviations"]
+    assert section.title == "Harmless here, as far as is known"
+    assert section.entries[0].role.endswith("; not tried: nothing is wrong here that it could explain")
+    assert "Try it yourself" not in dict(section.entries[0].facts)
+
+
+def test_a_healthy_run_with_a_harmless_sign_is_not_said_to_have_none() -> None:
+    sign = diagnoses.finding("embedding-scale", present("an RMS of 16.5"))
+    harmless = replace(diagnoses.stuck().deviations[0], finding=sign)
+    healthy = replace(diagnoses.healthy(), findings=(*diagnoses.healthy().findings, sign), deviations=(harmless,))
+    told = parts(healthy)["answer"].paragraphs[0]
+    assert told == "None of the 3 faults looked for holds anything up here (2 ruled out, 1 measured harmless here)."
+
+
+def test_what_no_loss_shows_is_found_and_not_suspected() -> None:
+    cause = Cause(
+        finding=diagnoses.finding(diagnoses.UNTESTED, present("3 nodes")), role="no loss shows it", because=""
+    )
+    told = parts(replace(diagnoses.stuck(), causes=(cause,), repair_order=()))["answer"]
+    assert told.title.startswith("Found, though no loss shows it: The recorded losses keep")
+    assert "What was found is history-keeps-the-graph" in " ".join(told.paragraphs)
 
 
 def at(plain: Any, key: str) -> Any:

@@ -81,3 +81,12 @@ def test_a_report_on_standard_output_is_eighty_columns_wide_in_a_pipe(capsys: py
     assert report_console().width == 80
     render(diagnoses.stuck())
     assert max(map(len, capsys.readouterr().out.splitlines())) == 80
+
+
+def test_the_way_of_repairs_is_a_line_for_each_with_both_losses() -> None:
+    lines = [line.split() for line in piped(diagnoses.stuck()).splitlines()]
+    assert ["Repaired", "so", "far", "One", "batch", "Honest"] in lines
+    assert ["nothing", "8.98", "2.5"] in lines
+    assert [diagnoses.SOFTMAX, "0.03", "12.5"] in lines
+    assert ["reveals", diagnoses.DEVIATION] in lines
+    assert ["reveals", "nothing", "new"] not in lines
