@@ -19,13 +19,14 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from diagnostics.bench import open_bench
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.intervention import surrounded
 from diagnostics.interventions.undo_softmax import UNDO_SOFTMAX
 from diagnostics.levels import double_softmax_ceiling, double_softmax_floor
 from diagnostics.probes.loss_inputs import LOSS_INPUTS, LossInputs
 from diagnostics.subject import Subject
-from diagnostics.watch import TorchCalls
+from diagnostics.watch import TorchCalls, watched_loss
 
 SUM_ERROR = 1e-3
 
@@ -66,7 +67,16 @@ class SoftmaxFirst(TorchCalls):
 
 
 def plant(subject: Subject) -> Subject:
-    """The subject with a softmax between its model and its cross-entropy."""
+    """The subject with a softmax between its model and its cross-entropy.
+
+    Raises:
+        ValueError: its loss calls no cross-entropy.
+    """
+    with open_bench(subject, 0) as bench:
+        if not watched_loss(subject, bench.model, bench.batch(0))[1].losses:
+            raise ValueError(
+                "the loss of this subject calls no cross-entropy; there is nothing to put a softmax before"
+            )
     return replace(surrounded(subject, lambda model, batch: SoftmaxFirst()), token_view=subject.token_view)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.commands.benchmark import benchmark
 from experiments.commands.decode import decode
 from experiments.commands.diagnose import diagnose
 from experiments.commands.encode import encode
@@ -44,6 +45,7 @@ COMMANDS = (
     encode,
     decode,
     show,
+    benchmark,
 )
 SHORT_HELP = {"diagnose": "Run a recipe and explain where its loss stands."}
 for command in COMMANDS:  # in the order in which --help lists them
