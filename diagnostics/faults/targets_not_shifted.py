@@ -112,6 +112,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(SHIFT_DECODER_INPUT,),
+    follows_from=("targets-shifted-backwards",),
     looks_like=("future-token-leak", "norm-over-the-wrong-axis"),
     wrong="logits = model(source, targets)\nloss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())",
     right="logits = model(source, previous_tokens)  # previous_tokens[:, t] comes before targets[:, t]\n"
