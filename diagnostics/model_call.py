@@ -125,11 +125,14 @@ def before_softmax(watch: ForwardWatch, result: Float[Tensor, "*shape"]) -> Floa
 
 @torch.no_grad()
 def raw_logits(view: TokenView, model: nn.Module, batch: Batch) -> Float[Tensor, "batch time vocab"]:
-    """The subject's logits, before a softmax where its model ends in one.
+    """The subject's logits, before a softmax where its model ends in one; the same random numbers in every call.
+
+    Dropout in a module that the model does not list stays on in evaluation mode, and must not pass for a movement.
 
     Raises:
         ValueError: they are not finite; nothing can be told from them.
     """
+    torch.manual_seed(0)  # a bench's randomness is its own
     with ForwardWatch() as watch:
         result = view.logits(model, batch)
         scores = before_softmax(watch, result)

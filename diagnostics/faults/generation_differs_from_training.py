@@ -122,7 +122,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(GENERATE_AS_TRAINED,),
-    follows_from=("softmax-before-cross-entropy", "generates-uniform-tokens"),
+    follows_from=("softmax-before-cross-entropy", "parameters-not-registered", "generates-uniform-tokens"),
     looks_like=("targets-not-shifted", "future-token-leak", "softmax-before-cross-entropy"),
     wrong="probabilities = model(tokens)[:, -1].softmax(-1)  # model in train mode\n"
     "token = torch.multinomial(probabilities.softmax(-1), 1)",
