@@ -47,7 +47,7 @@ COMMANDS = (
     show,
     benchmark,
 )
-SHORT_HELP = {"diagnose": "Run a recipe and explain where its loss stands."}
+SHORT_HELP = {"diagnose": "Explain where the loss of a recipe, or of your own setup, stands."}
 for command in COMMANDS:  # in the order in which --help lists them
     app.command(short_help=SHORT_HELP.get(command.__name__))(command)
 
