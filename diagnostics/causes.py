@@ -406,7 +406,8 @@ class Trials:
             measure = EVALUATED if self.subject.evaluate is not None else HONEST
             return [("misleads the evaluation", self.trial(*pair, measure, None)) for pair in pairs]
         if self.faults[one].concerns == "honesty":
-            trials += [("flatters the loss", self.trial(*pair, HIDDEN, 0.0)) for pair in pairs]
+            measure = HONEST if self.subject.token_view is None else HIDDEN
+            trials += [("flatters the loss", self.trial(*pair, measure, 0.0)) for pair in pairs]
         elif not self.faults[one].is_about_vocabulary:
             speeds = [self.speed(*pair) for pair in pairs]
             trials += [("slows learning", speed) for speed in speeds if speed is not None]
@@ -510,14 +511,23 @@ def decides(role: Role, trial: Trial) -> bool:
     if role == "slows learning":
         return trial.confirms
     if role == "flatters the loss":
-        return trial.confirms and trial.effect > HARM_SHARE * trial.start
+        return gives_away(trial)
     if role == "misleads the evaluation":
         return (trial.counts or trial.harms) and abs(trial.effect) > HARM_SHARE * abs(statistics.fmean(trial.after))
     return gains(trial)
 
 
+def gives_away(trial: Trial) -> bool:
+    """Whether a loss was better than it should have been: what it hides goes away, or the loss itself gets worse."""
+    if trial.quantity == HIDDEN.name:
+        return trial.confirms and trial.effect > HARM_SHARE * trial.start
+    return trial.harms and -trial.effect > HARM_SHARE * abs(statistics.fmean(trial.before))
+
+
 def is_unfit(trial: Trial) -> bool:
     """Whether one batch is not learned without the repair: too many nats, or too much of the first loss, are left."""
+    if trial.rescues:
+        return True
     before = statistics.fmean(trial.before)
     most = UNFIT_SHARE * (trial.start - trial.reference)
     return before > UNFIT_ABOVE or (math.isfinite(most) and before - trial.reference > most)
@@ -610,9 +620,9 @@ def measured(trials: list[tuple[Role, Trial]]) -> list[tuple[Role, Trial]]:
 
 
 def is_measured(trial: Trial) -> bool:
-    """Whether both sides were run over all seeds and came to a number."""
+    """Whether both sides were run over all seeds and came to a number, or diverged on one side alone."""
     both = (*trial.before, *trial.after)
-    return len(both) == 2 * len(trial.seeds) and all(map(math.isfinite, both))
+    return len(both) == 2 * len(trial.seeds) and (trial.rescues or all(map(math.isfinite, both)))
 
 
 def told(role: Role | None, trial: Trial) -> str:
@@ -622,7 +632,9 @@ def told(role: Role | None, trial: Trial) -> str:
     noise = f"paired error {trial.effect_error:.2g}, seeds alone {trial.seed_spread:.2g}, {len(trial.seeds)} seeds"
     if role == "slows learning":
         change = f"{change} after {trial.steps} steps"
-    if role in ("holds the loss up", "pins the loss", "slows learning", "flatters the loss"):
+    if trial.rescues:
+        return f"{change}: every run diverges without the repair, none with it ({len(trial.seeds)} seeds)"
+    if role in ("holds the loss up", "pins the loss", "slows learning") or trial.quantity == HIDDEN.name:
         return f"{change}; {trial.share:.0%} of the loss above {trial.reference:.4g} goes away ({noise})"
     if role:
         return f"{change} ({noise})"

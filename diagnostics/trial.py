@@ -87,8 +87,15 @@ class Trial:
     start: float = math.nan
 
     @property
+    def rescues(self) -> bool:
+        """Whether every run diverges without the intervention, and none with it."""
+        return bool(self.before) and not any(map(math.isfinite, self.before)) and all(map(math.isfinite, self.after))
+
+    @property
     def effect(self) -> float:
-        """How much of the loss goes away: the mean paired difference."""
+        """How much of the loss goes away: the mean paired difference; infinite where a diverging loss is rescued."""
+        if self.rescues:
+            return math.inf
         return statistics.fmean(self.before) - statistics.fmean(self.after)
 
     @property
@@ -109,13 +116,15 @@ class Trial:
     @property
     def share(self) -> float:
         """The share of the loss above the reference that goes away; 0 where there is none to lose."""
+        if self.rescues:
+            return 1.0
         above = statistics.fmean(self.before) - self.reference
         return self.effect / above if above > 0 else 0.0
 
     @property
     def counts(self) -> bool:
-        """Whether the effect beats both the paired error and the seed spread."""
-        return self.effect > ERRORS_BEATEN * self.effect_error and self.effect > self.seed_spread
+        """Whether the effect beats both the paired error and the seed spread, or a diverging loss is rescued."""
+        return self.rescues or (self.effect > ERRORS_BEATEN * self.effect_error and self.effect > self.seed_spread)
 
     @property
     def harms(self) -> bool:
@@ -125,7 +134,9 @@ class Trial:
     @property
     def sham_effect(self) -> float | None:
         """How much of the loss goes away with the placebo; None where none was run."""
-        return statistics.fmean(self.before) - statistics.fmean(self.sham) if self.sham else None
+        if not self.sham:
+            return None
+        return 0.0 if self.rescues else statistics.fmean(self.before) - statistics.fmean(self.sham)
 
     @property
     def beats_sham(self) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diagnostics.bench import open_bench
-from diagnostics.trial import Trial, honest_loss, resting, train_once
+from diagnostics.trial import Trial, hidden_loss, honest_loss, resting, train_once
 from tests import subjects
 
 
@@ -54,6 +54,28 @@ def test_a_single_pair_never_counts() -> None:
 
 def test_a_repair_that_makes_the_loss_explode_is_no_effect() -> None:
     assert not trial((9.0, 9.0), (0.1, math.nan)).counts
+
+
+def test_a_repair_that_keeps_every_run_from_diverging_counts() -> None:
+    found = trial((math.nan, math.inf), (0.1, 0.2))
+    assert (found.rescues, found.counts, found.confirms, found.share) == (True, True, True, 1.0)
+    assert not trial((9.0, math.nan), (0.1, 0.2)).rescues
+
+
+def test_what_a_placebo_does_as_well_is_not_confirmed() -> None:
+    found = trial((9.0, 9.1), (0.1, 0.2))
+    assert found.confirms
+    assert replace(found, sham=(9.0, 8.9)).confirms
+    assert not replace(found, sham=(2.0, 2.1)).confirms
+
+
+def test_the_hidden_loss_of_an_honest_model_is_zero_and_that_of_a_copying_one_is_not() -> None:
+    with open_bench(subjects.gru(), 0) as bench:
+        assert hidden_loss(bench) == 0.0
+    unshifted = subjects.encoder_decoder(targets_not_shifted=True)
+    found = train_once(unshifted, regime="fresh batches", seed=0, steps=60)
+    assert found.hidden is not None
+    assert found.hidden > 1.0
 
 
 def test_resting_is_the_median_of_the_last_tenth() -> None:
