@@ -24,7 +24,8 @@ class LabelCopies:
     """Inputs beside labels, over the first training batches.
 
     Args:
-        rows: that were compared; 0 where the loss does not compare with one number per row. ``classes``: different labels among them; 0 where labels are values.
+        rows: that were compared; 0 where the loss does not compare with one number per row.
+        classes: different labels among them; 0 where labels are values.
         columns: numbers per row.
         equal: columns that are the label, up to a factor and a shift.
         indicators: columns that are 1 (or one same number) for one class and another number for all others.

@@ -36,8 +36,9 @@ def benchmark(
 ) -> None:
     """Count how often planted faults are named.
 
-    Beside them, how often a healthy setup raises an alarm. Every case is written as it is done; the same command with the same --out goes on where a stopped run was. Shares
-    come with Wilson's 95 % interval, for the subjects that thresholds may be set on and, apart, for the others.
+    Beside them, how often a healthy setup raises an alarm. Every case is written as it is done; the same command with
+    the same --out goes on where a stopped run was. Shares come with Wilson's 95 % interval, for the subjects that
+    thresholds may be set on and, apart, for the others.
     """
     from diagnostics.faults import CATALOGUE
     from diagnostics.workers import workers_available
