@@ -16,8 +16,11 @@ Source:        PyTorch documentation, "Automatic Mixed Precision examples", grad
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,6 +28,7 @@ from diagnostics.bench import open_bench
 from diagnostics.fault import Fault, Verdict, absent, present, unclear
 from diagnostics.interventions.usual_step import USUAL_STEP
 from diagnostics.probes.step_bookkeeping import STEP_BOOKKEEPING, StepBookkeeping
+from diagnostics.rows import mapped, samples
 from diagnostics.subject import Batch, Subject
 
 LOW, HIGH = 0.7, 1.4  # of the number of passes
@@ -41,26 +45,26 @@ def judge(steps: StepBookkeeping) -> Verdict:
         return absent(f"{passes} backward passes before a step: nothing is gathered", **numbers)
     if factor is None or along is None or not steps.optimizer_steps:
         return unclear("no optimizer step follows a gradient of the loss", **numbers)
-    told = f"{passes} backward passes before a step leave {factor:.2f} times the gradient of the loss on the same data"
-    if max(SMALLEST, LOW * passes) <= factor <= HIGH * passes and along > ALONG:
+    size = factor / along if along > ALONG else factor  # dropout turns both gradients, and leaves them their lengths
+    told = f"{passes} backward passes before a step leave {size:.2f} times the gradient of the loss on the same data"
+    if max(SMALLEST, LOW * passes) <= size <= HIGH * passes and along > ALONG:
         return present(f"{told}: they are summed, not averaged; divide each loss by {passes}", **numbers)
     return absent(told, **numbers)
 
 
-def parts(batch: Batch, count: int) -> Iterator[Any]:
-    """The batch in ``count`` pieces along its first axis; tensors, tuples, lists and dicts of them."""
-    if isinstance(batch, Tensor):
-        if len(batch) < count:
-            raise ValueError(f"the batch has {len(batch)} rows, too few for {count} micro-batches")
-        yield from batch.tensor_split(count)
-    elif isinstance(batch, tuple | list):
-        for pieces in zip(*(parts(each, count) for each in batch), strict=True):
-            yield tuple(pieces) if isinstance(batch, tuple) else list(pieces)
-    elif isinstance(batch, dict):
-        for pieces in zip(*(parts(each, count) for each in batch.values()), strict=True):
-            yield dict(zip(batch, pieces, strict=True))
-    else:
-        raise ValueError(f"a batch of {type(batch).__name__} cannot be split into micro-batches")
+def parts(subject: Subject, batch: Batch, count: int) -> Iterator[Any]:
+    """The batch in ``count`` pieces of some samples each."""
+    rows = samples(subject, batch)
+    if rows < count:
+        raise ValueError(f"the batch has {rows} rows, too few for {count} micro-batches")
+    for chosen in torch.arange(rows).tensor_split(count):
+        yield mapped(batch, partial(piece, chosen=chosen, rows=rows, batch_axis=subject.batch_axis))
+
+
+def piece(values: Shaped[Tensor, "..."], *, chosen: Tensor, rows: int, batch_axis: int) -> Shaped[Tensor, "..."]:
+    """These samples of a tensor that has as many as the batch; any other tensor whole."""
+    axis = next((a for a in (batch_axis, 0) if values.dim() > a and values.shape[a] == rows), None)
+    return values if axis is None else values.index_select(axis, chosen.to(values.device))
 
 
 def plant(subject: Subject) -> Subject:
@@ -70,13 +74,13 @@ def plant(subject: Subject) -> Subject:
         ValueError: its batches cannot be split, or its loss is a sum.
     """
     with open_bench(subject, 0) as bench:
-        tuple(parts(bench.batch(0), PARTS))
+        tuple(parts(subject, bench.batch(0), PARTS))
 
     def step(model: nn.Module, optimizer: Optimizer, batch: Batch) -> Tensor:
         optimizer.zero_grad()
         total = 0.0
         loss = subject.loss(model, batch).detach()
-        for part in parts(batch, PARTS):
+        for part in parts(subject, batch, PARTS):
             loss = subject.loss(model, part)
             loss.backward()
             total += float(loss.detach())

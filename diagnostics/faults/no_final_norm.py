@@ -15,12 +15,15 @@ Source:        Xiong et al. 2020, "On Layer Normalization in the Transformer Arc
                none in recurrent ones.
 """
 
+from diagnostics.bench import open_bench
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.interventions.final_norm import FINAL_NORM, without_final_norm
 from diagnostics.probes.stream_scale import GAIN, STREAM_SCALE, StreamScale
+from diagnostics.subject import Subject
 
 FOLLOWS = 1.5
 INSIDE = 0.2
+STILL_NORMALISED = 1.05
 
 
 def judge(scale: StreamScale) -> Verdict:
@@ -38,6 +41,20 @@ def judge(scale: StreamScale) -> Verdict:
     )
 
 
+def plant(subject: Subject) -> Subject:
+    """The subject without the norm in front of its head.
+
+    Raises:
+        ValueError: there is none, or another one behind it (a post-norm stack) normalises the stream just as well.
+    """
+    planted = without_final_norm(subject)
+    with open_bench(planted, 0) as bench:
+        gain = STREAM_SCALE.measure(bench).head_gain
+    if gain is not None and gain < STILL_NORMALISED:
+        raise ValueError(f"another norm stands between the stream of {subject.name} and its head: a post-norm stack")
+    return planted
+
+
 FAULT = Fault(
     id="no-final-norm",
     family="model",
@@ -46,7 +63,7 @@ FAULT = Fault(
     repair_rank=41,
     measured_by=(STREAM_SCALE,),
     judge=judge,
-    plant=without_final_norm,
+    plant=plant,
     remedies=(FINAL_NORM,),
     looks_like=("embedding-scale", "saturated-output"),
     wrong="for layer in self.layers:\n    x = layer(x)\nlogits = self.head(x)",

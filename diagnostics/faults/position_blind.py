@@ -73,8 +73,10 @@ def plant(subject: Subject) -> Subject:
     """The subject whose model reads a bag of earlier words instead of attending to them.
 
     Raises:
-        ValueError: it has no attention over a window.
+        ValueError: it has no token view, or no attention over a window.
     """
+    if subject.token_view is None:
+        raise ValueError("this subject has no token view; in what order it reads nobody can say")
     with open_bench(subject, 0) as bench, AttentionMask(itself) as mode:
         bench.loss()
     if not mode.calls:

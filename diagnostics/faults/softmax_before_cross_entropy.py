@@ -74,9 +74,7 @@ def plant(subject: Subject) -> Subject:
     """
     with open_bench(subject, 0) as bench:
         if not watched_loss(subject, bench.model, bench.batch(0))[1].losses:
-            raise ValueError(
-                "the loss of this subject calls no cross-entropy that a softmax could come before"
-            )
+            raise ValueError("the loss of this subject calls no cross-entropy that a softmax could come before")
     return replace(surrounded(subject, lambda model, batch: SoftmaxFirst()), token_view=subject.token_view)
 
 

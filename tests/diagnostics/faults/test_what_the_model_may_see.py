@@ -50,7 +50,7 @@ VIEWLESS = ("mlp", "regression", "vision", "bert")
 UNPLANTABLE = {
     "future-token-leak": ("applies a mask", ("gru", *VIEWLESS)),
     "norm-over-the-wrong-axis": ("nothing to turn", ("gru", "mlp", "regression")),
-    "position-blind": ("no attention over a window", ("gru", "mlp", "regression")),
+    "position-blind": ("no attention over a window|no token view", ("gru", *VIEWLESS)),
     "targets-not-shifted": ("no token view|none of the model's arguments", ("t5", *VIEWLESS)),
     "generation-differs-from-training": (
         "no token view|token view has no next_logits", ("seq2seq", "nn-transformer", "t5", *VIEWLESS)
@@ -58,8 +58,6 @@ UNPLANTABLE = {
 }  # fmt: skip
 """Which healthy subjects cannot carry a fault, and what they say."""
 UNSEEN = {
-    ("position-blind", "bert"): "not tested",
-    ("position-blind", "vision"): "not tested",
     ("norm-over-the-wrong-axis", "vision"): "unclear",
 }
 """Planted where no token view or token argument tells what is what."""
