@@ -4,6 +4,7 @@ from diagnostics.fault import Fault
 from diagnostics.faults import (
     accumulation_not_normalised,
     all_targets_ignored,
+    answer_leaks_into_the_input,
     at_the_entropy_floor,
     auxiliary_loss_dominates,
     batch_coupling,
@@ -34,6 +35,7 @@ from diagnostics.faults import (
     loss_averaged_twice,
     loss_summed,
     loss_without_gradient,
+    memorised_but_does_not_generalise,
     needs_more_steps,
     nll_loss_without_log,
     no_final_norm,
@@ -76,6 +78,7 @@ from diagnostics.faults import (
 CATALOGUE: tuple[Fault, ...] = (
     accumulation_not_normalised.FAULT,
     all_targets_ignored.FAULT,
+    answer_leaks_into_the_input.FAULT,
     at_the_entropy_floor.FAULT,
     auxiliary_loss_dominates.FAULT,
     batch_coupling.FAULT,
@@ -106,6 +109,7 @@ CATALOGUE: tuple[Fault, ...] = (
     loss_averaged_twice.FAULT,
     loss_summed.FAULT,
     loss_without_gradient.FAULT,
+    memorised_but_does_not_generalise.FAULT,
     needs_more_steps.FAULT,
     nll_loss_without_log.FAULT,
     no_final_norm.FAULT,

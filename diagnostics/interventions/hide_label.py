@@ -30,13 +30,7 @@ def hide_label(subject: Subject) -> Subject:
 
         def change(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
             nonlocal start
-            if (
-                not tensor.is_floating_point()
-                or not tensor.dim()
-                or label is None
-                or len(by_row(tensor, axis)) != len(label)
-                or is_label(tensor, label)
-            ):
+            if label is None or not is_input(tensor, label, axis):
                 return tensor
             rows = by_row(tensor, axis).clone()
             flat = rows.reshape(len(rows), -1)
@@ -56,9 +50,11 @@ def hide_label(subject: Subject) -> Subject:
     )
 
 
-def is_label(tensor: Shaped[Tensor, "..."], label: Shaped[Tensor, " rows"]) -> bool:
-    """Whether this tensor is the label and not an input."""
-    return tensor.numel() == len(label) and torch.equal(plain(tensor).reshape(-1), label)
+def is_input(tensor: Shaped[Tensor, "..."], label: Shaped[Tensor, " rows"], axis: int) -> bool:
+    """Whether these are floating-point inputs, one entry per row, and not the label."""
+    if not tensor.is_floating_point() or not tensor.dim() or len(by_row(tensor, axis)) != len(label):
+        return False
+    return tensor.numel() != len(label) or not torch.equal(plain(tensor).reshape(-1), label)
 
 
 def copies(subject: Subject) -> Bool[Tensor, " columns"]:
