@@ -16,7 +16,14 @@ from diagnostics.fault import Fault
 from diagnostics.report import headline, sections
 from experiments.pictures import Picture, svg
 
-PLACES = {"standing-loss": "answer", "switch-table": "behind", "one-batch": "causes", "milestones": "after"}
+PLACES = {
+    "standing-loss": "answer",
+    "one-batch": "causes",
+    "switch-table": "behind",
+    "repair-path": "path",
+    "milestones": "after",
+    "fresh-batches": "after",
+}
 """Which section shows a picture; all others stand in a section of their own."""
 
 ENVIRONMENT = Environment(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from diagnostics.levels import ReferenceLevel
 from diagnostics.probe import Reading
@@ -22,24 +23,29 @@ from experiments.pictures import (
     ORANGE,
     STRONG,
     VERMILION,
+    PathRow,
     Picture,
     apart,
     band,
     before_after,
     by_module,
+    fresh_curves,
     influence,
     loss_curves,
     merged,
     milestone_rows,
     one_batch_curves,
+    path_rows,
     pictures,
     png,
+    repair_path,
     shade,
     standing_loss,
     svg,
     switch_rows,
     switch_table,
 )
+from experiments.pictures.drawing import SMALL
 from tests import diagnoses
 
 EXACT = 1e-9  # float arithmetic
@@ -86,7 +92,9 @@ def test_png_is_a_png() -> None:
 
 def test_every_picture_of_a_stuck_run_has_words_for_those_who_do_not_see_it() -> None:
     drawn = stuck_pictures()
-    assert [each.name for each in drawn] == ["standing-loss", "switch-table", "one-batch", "milestones"]
+    assert [each.name for each in drawn] == [
+        "standing-loss", "one-batch", "switch-table", "repair-path", "milestones", "fresh-batches"
+    ]  # fmt: skip
     assert all(each.title and each.caption and re.search(r"\d", each.alt) for each in drawn)
 
 
@@ -152,7 +160,7 @@ def test_the_table_prints_mean_and_spread_and_says_which_runs_failed_or_were_not
     row, other = switch_rows(diagnoses.stuck())[:2]
     figure = switch_table([row, replace(other, cells=((math.nan,) * 3, (), *other.cells[2:]))])
     assert figure is not None
-    assert {"8.88", "± 0.125", "failed", "–"} <= set(texts(figure))  # noqa: RUF001
+    assert {"8.88", "± 0.1", "failed", "–"} <= set(texts(figure))  # noqa: RUF001
 
 
 def test_a_change_is_blue_where_the_loss_falls_orange_where_it_rises_and_blank_within_noise() -> None:
@@ -203,6 +211,58 @@ def test_a_trial_is_drawn_as_one_line_per_seed() -> None:
     alone = before_after(trial)
     assert [tuple(line.get_ydata()) for line in alone.axes[0].lines] == [(3.0, 2.0), (3.5, 2.5), (3.25, 2.25)]
     assert len(before_after(trial, {"tied": [(3.0, 2.0)], "untied": [(3.0, 2.5)]}).axes) == 2
+
+
+def test_training_curves_show_the_run_as_it_stands_beside_the_repaired_one() -> None:
+    assert list(fresh_curves(diagnoses.stuck())) == ["as it stands", "with the proposed repairs"]
+    assert fresh_curves(diagnoses.healthy()) == {}
+
+
+def test_losses_within_a_decade_are_drawn_on_a_plain_scale_because_a_logarithm_has_no_tick_there() -> None:
+    for last, scale in ((2.0, "linear"), (0.02, "log")):
+        figure = loss_curves({"a": [(8.0, last)]})
+        assert figure is not None
+        assert figure.axes[0].get_yscale() == scale
+
+
+def test_the_way_of_repairs_has_the_seeds_of_its_runs_and_the_means_where_there_are_none() -> None:
+    stuck = diagnoses.stuck()
+    first, second, third, *_ = path_rows(stuck)
+    assert (first.label, first.one_batch, first.honest) == ("nothing repaired", (8.75, 8.875, 9.0), (9.75, 9.875, 10.0))
+    assert (second.label, second.one_batch) == (diagnoses.SOFTMAX, (4.375, 4.5, 4.625))
+    assert (third.label, third.one_batch, third.honest) == (f"+ {diagnoses.LEAK}", (0.04,), (7.0,))
+    assert third.reveals == (diagnoses.DEVIATION,)
+
+
+def test_the_way_of_repairs_draws_a_row_for_each_step_and_says_what_was_not_run() -> None:
+    rows = path_rows(diagnoses.stuck())
+    figure = repair_path([*rows[:-1], replace(rows[-1], honest=())], "nats per token")
+    assert figure is not None
+    told = texts(figure)
+    assert {"nothing repaired", diagnoses.SOFTMAX, f"+ {diagnoses.LEAK}", "not run", "8.88"} <= set(told)
+    assert f"reveals {diagnoses.DEVIATION}" in told
+    assert repair_path(path_rows(diagnoses.healthy()), "nats per token") is None
+
+
+def test_a_repair_that_makes_a_loss_worse_is_orange_on_the_way() -> None:
+    rows = [PathRow(label=str(loss), one_batch=(loss,), honest=(loss,)) for loss in (5.0, 7.0, 3.0)]
+    figure = repair_path(rows, "nats per token")
+    assert figure is not None
+    way = [line.get_color() for line in figure.axes[0].lines if len(set(line.get_ydata())) == 2]
+    assert way == [ORANGE, BLUE, ORANGE, BLUE]
+
+
+def test_losses_at_or_below_zero_have_a_place_on_the_way_too() -> None:
+    rows = [PathRow(label=str(loss), one_batch=(loss,), honest=()) for loss in (2.0, 0.0, -1.0)]
+    figure = repair_path(rows, "nats per token")
+    assert figure is not None
+    assert png(figure)
+
+
+@pytest.mark.parametrize("picture", stuck_pictures(), ids=lambda picture: picture.name)
+def test_no_text_in_a_picture_is_too_small_to_read_on_a_phone(picture: Picture) -> None:
+    sizes = [text.get_fontsize() for text in picture.figure.findobj(Text) if text.get_text()]
+    assert min(sizes) >= SMALL
 
 
 def test_milestones_without_a_usable_value_are_left_out() -> None:
