@@ -103,6 +103,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(RENORMALISE,),
+    follows_from=("batch-first-mismatch",),
     looks_like=("norm-over-the-wrong-axis",),
     wrong="x = (x - x.mean(0)) / x.std(0)  # x: [batch, time, d_model]",
     right="x = F.layer_norm(x, x.shape[-1:])",

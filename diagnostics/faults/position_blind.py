@@ -97,6 +97,7 @@ FAULT = Fault(
     measured_by=(CONTEXT_ORDER,),
     judge=judge,
     plant=plant,
+    follows_from=("positions-on-the-batch-axis", "batch-first-mismatch"),
     looks_like=("at-the-entropy-floor", "learning-rate-too-low"),
     wrong="x = embedding(tokens)",
     right="x = embedding(tokens) + positions[: tokens.shape[1]]",

@@ -93,7 +93,7 @@ def structure(bench: Bench) -> Structure:
         attention=watch.attention,
         clip_norm=bench.subject.clip_norm,
         grid_affine=grid_affine(model),
-        head_rms=float(heads[-1].norm()) / heads[-1].numel() ** 0.5 if heads else None,
+        head_rms=float(heads[-1].detach().norm()) / heads[-1].numel() ** 0.5 if heads else None,
     )
 
 
