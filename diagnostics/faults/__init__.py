@@ -3,6 +3,7 @@
 from diagnostics.fault import Fault
 from diagnostics.faults import (
     accumulation_not_normalised,
+    adam_epsilon_too_large,
     all_targets_ignored,
     answer_leaks_into_the_input,
     at_the_entropy_floor,
@@ -10,6 +11,7 @@ from diagnostics.faults import (
     batch_coupling,
     batch_first_mismatch,
     bounded_logits,
+    clipping_too_tight,
     constant_initialisation,
     dead_relus,
     dropout_too_high,
@@ -29,6 +31,7 @@ from diagnostics.faults import (
     inputs_not_scaled,
     label_in_the_input,
     label_smoothing_too_strong,
+    learning_rate_decays_to_zero,
     learning_rate_too_high,
     learning_rate_too_low,
     learning_rate_zero,
@@ -37,6 +40,7 @@ from diagnostics.faults import (
     loss_summed,
     loss_without_gradient,
     memorised_but_does_not_generalise,
+    momentum_out_of_range,
     needs_more_steps,
     nll_loss_without_log,
     no_final_norm,
@@ -77,11 +81,13 @@ from diagnostics.faults import (
     untied_head,
     validation_overlaps_training,
     vocabulary_too_large,
+    weight_decay_too_strong,
     whole_sentences_as_tokens,
 )
 
 CATALOGUE: tuple[Fault, ...] = (
     accumulation_not_normalised.FAULT,
+    adam_epsilon_too_large.FAULT,
     all_targets_ignored.FAULT,
     answer_leaks_into_the_input.FAULT,
     at_the_entropy_floor.FAULT,
@@ -89,6 +95,7 @@ CATALOGUE: tuple[Fault, ...] = (
     batch_coupling.FAULT,
     batch_first_mismatch.FAULT,
     bounded_logits.FAULT,
+    clipping_too_tight.FAULT,
     constant_initialisation.FAULT,
     dead_relus.FAULT,
     dropout_too_high.FAULT,
@@ -108,6 +115,7 @@ CATALOGUE: tuple[Fault, ...] = (
     inputs_not_scaled.FAULT,
     label_in_the_input.FAULT,
     label_smoothing_too_strong.FAULT,
+    learning_rate_decays_to_zero.FAULT,
     learning_rate_too_high.FAULT,
     learning_rate_too_low.FAULT,
     learning_rate_zero.FAULT,
@@ -116,6 +124,7 @@ CATALOGUE: tuple[Fault, ...] = (
     loss_summed.FAULT,
     loss_without_gradient.FAULT,
     memorised_but_does_not_generalise.FAULT,
+    momentum_out_of_range.FAULT,
     needs_more_steps.FAULT,
     nll_loss_without_log.FAULT,
     no_final_norm.FAULT,
@@ -156,5 +165,6 @@ CATALOGUE: tuple[Fault, ...] = (
     untied_head.FAULT,
     validation_overlaps_training.FAULT,
     vocabulary_too_large.FAULT,
+    weight_decay_too_strong.FAULT,
     whole_sentences_as_tokens.FAULT,
 )

@@ -65,6 +65,7 @@ FAULT = Fault(
     remedies=(change_rate(0.1), change_rate(0.01)),
     looks_like=("no-warm-up", "saturated-output", "embedding-scale"),
     follows_from=(
+        "momentum-out-of-range",
         "accumulation-not-normalised",
         "gradient-of-the-wrong-sign",
         "gradients-not-zeroed",

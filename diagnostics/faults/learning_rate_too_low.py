@@ -59,6 +59,9 @@ FAULT = Fault(
     remedies=(USUAL_RATE,),
     looks_like=("parameters-not-in-the-optimizer", "saturated-output", "needs-more-steps"),
     follows_from=(
+        "clipping-too-tight",
+        "adam-epsilon-too-large",
+        "learning-rate-decays-to-zero",
         "gradients-zeroed-before-the-step",
         "learning-rate-zero",
         "optimizer-holds-old-parameters",

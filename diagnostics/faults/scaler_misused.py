@@ -8,7 +8,7 @@ Measured by:   step-bookkeeping: the gradient after backward and at optimizer.st
 Judged by:     a gradient at the step that is a power of two of SMALLEST_SCALE or more times as long (never unscaled),
                or one so scaled after backward that reaches the step shorter than CUT of its true length, under a norm
                of PLAUSIBLE_NORM times the scale. Grade: proof.
-Looks like:    learning-rate-too-high, accumulation-not-normalised.
+Looks like:    learning-rate-too-high, clipping-too-tight, accumulation-not-normalised.
 Remedy:        scaler.scale(loss).backward(); scaler.unscale_(optimizer); clip; scaler.step(optimizer);
                scaler.update().
 Blind spots:   scales below SMALLEST_SCALE; scalers that are switched off.
@@ -86,7 +86,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(USUAL_STEP,),
-    looks_like=("learning-rate-too-high", "accumulation-not-normalised"),
+    looks_like=("learning-rate-too-high", "clipping-too-tight", "accumulation-not-normalised"),
     wrong="scaler.scale(loss).backward()\noptimizer.step()",
     right="scaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()",
 )
