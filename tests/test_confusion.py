@@ -17,7 +17,14 @@ ALARMING = ("proof", "sign")
 BY_ID = {fault.id: fault for fault in CATALOGUE}
 QUICK = "encoder-decoder"  # the subject that plants are tried on by default; the rest of the matrix is slow
 
+LEAKS = {"future-token-leak": "what the fault lets through is the future; it is told as its consequence"}
+
 CROSS_FIRES: dict[str, dict[str, str]] = {
+    "attention-softmax-over-the-wrong-axis": LEAKS,
+    "inverted-mask": LEAKS,
+    "mask-added-after-the-softmax": LEAKS,
+    "mask-hides-the-token-itself": LEAKS,
+    "mask-too-weak": LEAKS,
     "batch-coupling": {
         "norm-over-the-wrong-axis": "planted by norms that work over the batch, which is a wrong axis",
     },

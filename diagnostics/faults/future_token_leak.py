@@ -119,6 +119,13 @@ FAULT = Fault(
     plant=plant,
     remedies=(MASK_ATTENTION,),
     looks_like=("targets-not-shifted", "norm-over-the-wrong-axis"),
+    follows_from=(
+        "attention-softmax-over-the-wrong-axis",
+        "inverted-mask",
+        "mask-hides-the-token-itself",
+        "mask-added-after-the-softmax",
+        "mask-too-weak",
+    ),
     wrong="weights = (query @ key.transpose(-2, -1) / d_k**0.5).softmax(-1)",
     right="scores = query @ key.transpose(-2, -1) / d_k**0.5\n"
     'weights = scores.masked_fill(~may_see, float("-inf")).softmax(-1)  # may_see: lower triangle',

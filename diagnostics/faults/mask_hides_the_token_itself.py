@@ -1,0 +1,80 @@
+"""The causal mask also hides each token from itself.
+
+Shows as:      NaN from the first step (the first position sees nothing), or, with a finite fill, a first position that
+               looks at everything alike and so at the future.
+Why it hurts:  the current token is what says most about the next one; and a row without any key has no softmax.
+Measured by:   attention-weights: which keys a query may use.
+Judged by:     attentions of a window to itself in which every earlier key may be used, and neither the later ones nor
+               the query's own. Grade: proof.
+Looks like:    inverted-mask, future-token-leak.
+Remedy:        torch.triu(ones, diagonal=1) for what is hidden, torch.tril(ones) for what is seen.
+Blind spots:   models that leave a token out of its own attention on purpose (XLNet's second stream, shared query and
+               key); windows of two tokens.
+Source:        Vaswani et al. 2017, section 3.2.3: "up to and including that position".
+"""
+
+from typing import Any, no_type_check
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diagnostics.fault import Fault, Verdict, absent, not_tested, present
+from diagnostics.interventions.repair_masks import REPAIR_MASKS
+from diagnostics.interventions.rewrite_attention import RewrittenAttention, fill, is_window, planted_by
+from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionWeights
+from diagnostics.subject import Subject
+
+
+def judge(weights: AttentionWeights) -> Verdict:
+    """Present where a query may use all earlier keys and not its own."""
+    windows = [each for each in weights.attentions if each.square and each.finite]
+    if not windows:
+        return not_tested("no attention of a window to itself was seen")
+    strict = [each for each in windows if each.past == 1 and each.own == 0 and each.future == 0]
+    if not strict:
+        return absent(f"in none of {len(windows)} attentions over a window is just the query's own key hidden")
+    return present(
+        f"in {len(strict)} of {len(windows)} attentions over a window a query may use 100 % of the earlier keys and "
+        "0 % of its own: the first position sees nothing at all (diagonal=0 instead of 1?)",
+        strict=float(len(strict)),
+    )
+
+
+class Strict(RewrittenAttention):
+    """While active, causal masks hide the diagonal too."""
+
+    @no_type_check
+    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
+        """Weights over the keys before the query alone."""
+        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        if is_window(scores, hidden) and bool((hidden == ahead).all()):
+            self.changed += 1
+            own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+            return scores.masked_fill(hidden | own, -1e9).softmax(axis)
+        return fill(scores, hidden).softmax(axis)
+
+
+def plant(subject: Subject) -> Subject:
+    """The subject whose causal masks hide the diagonal.
+
+    Raises:
+        ValueError: it has none.
+    """
+    return planted_by(subject, Strict, "no attention of this subject applies a causal mask")
+
+
+FAULT = Fault(
+    id="mask-hides-the-token-itself",
+    family="model",
+    grade="proof",
+    concerns="honesty",
+    repair_rank=27,
+    measured_by=(ATTENTION_WEIGHTS,),
+    judge=judge,
+    plant=plant,
+    remedies=(REPAIR_MASKS,),
+    looks_like=("inverted-mask", "future-token-leak"),
+    wrong="hidden = torch.triu(torch.ones(time, time, dtype=torch.bool), diagonal=0)",
+    right="hidden = torch.triu(torch.ones(time, time, dtype=torch.bool), diagonal=1)",
+)
