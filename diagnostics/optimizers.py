@@ -57,10 +57,11 @@ def same_optimizer(optimizer: Optimizer, model: nn.Module) -> Factory:
                 return own[name]
             return foreign.setdefault(id(parameter), parameter.detach().clone().requires_grad_(parameter.requires_grad))
 
-        made = [
-            settings | {"params": [counterpart(name, parameter) for name, parameter in members]}
-            for settings, members in groups
-        ]
+        made, seen = [], set[int]()  # an intervention may have tied what was apart: each tensor goes in once
+        for settings, members in groups:
+            parameters = [counterpart(name, parameter) for name, parameter in members]
+            new = [each for each in parameters if not (id(each) in seen or seen.add(id(each)))]  # type: ignore[func-returns-value]
+            made.append(settings | {"params": new})
         return another(optimizer, made)
 
     return factory

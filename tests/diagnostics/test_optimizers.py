@@ -82,6 +82,13 @@ def test_tied_parameters_are_found_once() -> None:
     assert names(made, other) == [["0.weight"]]
 
 
+def test_what_an_intervention_ties_goes_in_once() -> None:
+    model, other = (nn.Sequential(nn.Embedding(11, 5), nn.Linear(5, 11, bias=False)) for _ in range(2))
+    other[1].weight = other[0].weight
+    given = AdamW([{"params": model[0].parameters()}, {"params": model[1].parameters(), "lr": 0.3}])
+    assert names(optimizer_factory(given, model)(other), other) == [["0.weight"], []]
+
+
 def test_a_history_of_steps_is_left_behind() -> None:
     model, other = two(), two()
     given = AdamW(model.parameters())
