@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.fault import Fault
 from diagnostics.report import headline, sections
-from experiments.pictures import Picture, svg
+from experiments.pictures import BLUE, VERMILION, Picture, svg
 
 PLACES = {
     "standing-loss": "answer",
@@ -25,6 +25,9 @@ PLACES = {
     "fresh-batches": "after",
 }
 """Which section shows a picture; all others stand in a section of their own."""
+
+BY_SCHEME = {"blue": BLUE, "vermilion": VERMILION}
+"""Colours of the pictures that are too dark on a dark page: its style sheet has lighter ones for it."""
 
 ENVIRONMENT = Environment(
     loader=PackageLoader("experiments", "templates"),
@@ -72,18 +75,21 @@ def page(diagnosis: Diagnosis, pictures: Sequence[Picture] = (), extras: Mapping
 
 
 def linker(faults: Iterable[Fault]) -> Callable[[str], Markup]:
-    """text -> the text, escaped, in which every fault id links to the card of that fault."""
+    """text -> the text, escaped, in which every fault id links to the card of that fault and `x` is code."""
     ids = sorted((fault.id for fault in faults), key=len, reverse=True)
-    if not ids:
-        return escape
-    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, ids))})(?![\w-])")
+    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, ids))})(?![\w-])" if ids else "((?!))")
 
     def linked(text: str) -> Markup:
-        return Markup(pattern.sub(r'<a href="#card-\1">\1</a>', str(escape(text))))  # escaped just before
+        escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+        return Markup(pattern.sub(r'<a href="#card-\1">\1</a>', escaped))  # escaped just before
 
     return linked
 
 
 def _drawn(picture: Picture) -> Drawn:
-    element = Markup(svg(picture.figure, picture.name))  # matplotlib escapes the words in it
-    return Drawn(name=picture.name, title=picture.title, caption=picture.caption, alt=picture.alt, element=element)
+    element = svg(picture.figure, picture.name)  # matplotlib escapes the words in it
+    for name, colour in BY_SCHEME.items():
+        element = element.replace(colour, f"var(--{name}, {colour})")
+    return Drawn(
+        name=picture.name, title=picture.title, caption=picture.caption, alt=picture.alt, element=Markup(element)
+    )

@@ -7,6 +7,7 @@ from diagnostics.probe import Reading
 from diagnostics.report.parts import Section, Table
 from diagnostics.report.words import count, measured_by, noise, number, sentence, values
 
+LISTED_CHARACTERS = 60  # longer measured texts are cut
 LISTED_VALUES = 6  # longer measured lists are counted, not printed
 
 
@@ -75,7 +76,9 @@ def _fact(value: object) -> str:
         return f"({', '.join(map(_fact, value))})"
     if isinstance(value, dict):
         return f"({count(len(value), 'entry', 'entries')})"
-    return number(value) if isinstance(value, float) else repr(value) if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= LISTED_CHARACTERS else f"{value[:LISTED_CHARACTERS]}...")
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def _trials(diagnosis: Diagnosis) -> Table:

@@ -35,14 +35,14 @@ def standing_loss(
     _history(axes[0], history, standing)
     axes[0].set_ylim(*_limits(history, standing, [*levels, *faint]))
     axes[0].set_ylabel("nats per token")
-    axes[0].set_title("training loss and the levels that theory names")
+    axes[0].set_title("training loss, reference levels")
     _label_levels(axes[0], [*levels, *faint], faint)
     if close:
         _history(axes[1], history, standing, dots=True)
         axes[1].set_ylim(*_zoom(standing, close))
         axes[1].ticklabel_format(axis="y", useOffset=False)
         axes[1].yaxis.set_major_formatter("{x:.4f}")
-        axes[1].set_title("the same, magnified: one dot per step")
+        axes[1].set_title("magnified: a dot per step")
         _label_levels(axes[1], close, (), gap=2.2 * LEVEL_GAP)
     axes[-1].set_xlabel("optimizer step" if history else "")
     return figure

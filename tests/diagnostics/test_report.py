@@ -357,6 +357,12 @@ def test_measured_facts_are_printed_and_long_lists_counted() -> None:
     assert readings.rows[1][3] == "nothing: this subject has no history"
 
 
+def test_a_long_measured_text_is_cut() -> None:
+    long = replace(diagnoses.LOSS_INPUTS, measurement=replace(diagnoses.Measured(), function="ab" * 37))
+    readings = parts(replace(diagnoses.stuck(), readings=(long,)))["evidence"].tables[0]
+    assert readings.rows[0][3].startswith(f"function '{'ab' * 30}...', rows 7")
+
+
 def test_a_run_that_raised_is_listed_with_what_it_raised() -> None:
     failed = Outcome(regime="one batch", seed=2, failure="RuntimeError: <shape> 3|5")
     diagnosis = replace(diagnoses.stuck(), runs=(Run(repaired=frozenset(), outcome=failed),))

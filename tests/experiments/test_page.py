@@ -110,6 +110,19 @@ def test_an_id_inside_a_longer_word_is_no_link() -> None:
     )
 
 
+def test_code_between_backticks_is_shown_as_code_and_stays_words() -> None:
+    link = linker([])
+    assert link("append `loss.item()`, not `<b>`") == "append <code>loss.item()</code>, not <code>&lt;b&gt;</code>"
+    assert link("a lone ` stays") == "a lone ` stays"
+
+
+def test_colours_of_pictures_that_are_too_dark_for_a_dark_page_follow_the_scheme() -> None:
+    html = full(diagnoses.stuck)
+    assert "var(--blue, #0072b2)" in html
+    assert re.search(r"prefers-color-scheme: dark\) \{[^}]*--blue: #[0-9a-f]{6}; --vermilion: #[0-9a-f]{6}", html)
+    assert re.search(r"[^(]#0072b2", html.replace("var(--blue, #0072b2)", "")) is None
+
+
 def test_the_answer_stands_before_the_contents() -> None:
     html = full(diagnoses.stuck)
     assert html.index("The loss stands at 8.9952") < html.index('aria-label="Contents"') < html.index('id="why"')
