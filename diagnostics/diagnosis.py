@@ -11,7 +11,7 @@ from diagnostics.levels import ReferenceLevel
 from diagnostics.probe import Reading
 from diagnostics.trial import Outcome, Regime, Trial
 
-SCHEMA = 1  # of diagnosis.json; raised when a key changes its meaning or goes away
+SCHEMA = 2  # of diagnosis.json; raised when a key changes its meaning or goes away
 
 Role = Literal[
     "holds the loss up",
@@ -190,25 +190,42 @@ class Diagnosis:
         return tuple(run.outcome for run in self.runs if run.repaired == repaired and run.outcome.regime == regime)
 
 
+DERIVED = {
+    Trial: (
+        "effect",
+        "effect_error",
+        "seed_spread",
+        "share",
+        "sham_effect",
+        "counts",
+        "harms",
+        "beats_sham",
+        "confirms",
+    ),  # fmt: skip
+    Cause: ("confirmed",),
+    Milestone: ("reached",),
+    Diagnosis: ("state",),
+}
+"""What a file says beside the fields of a class, so that a reader need not compute it: properties by name."""
+
+
 def to_json(value: Any) -> Any:
     """Plain JSON values: dataclasses as objects, faults as their ids, sets sorted, NaN and infinity as None.
 
-    Schema (version SCHEMA): the fields of ``Diagnosis`` by name; a finding is {fault, grade, family, title, status,
-    because, numbers, readings: which probe, seed and repairs}; a trial has its fields and effect, effect_error,
-    seed_spread, share, confirms.
+    The schema stands in docs/diagnosis-schema.md; `diagnostics.schema` makes it from these very classes.
     """
     if isinstance(value, Finding):
         fault, verdict = value.fault, value.verdict
         about = {"fault": fault.id, "title": fault.card.title, "grade": fault.grade, "family": fault.family}
         read_from = [{"probe": r.probe, "seed": r.seed, "repaired": to_json(r.repaired)} for r in value.readings]
         said = {"status": verdict.status, "because": verdict.because, "numbers": to_json(verdict.numbers)}
-        return about | said | {"readings": read_from}
-    if isinstance(value, Trial):
-        names = ("effect", "effect_error", "seed_spread", "share", "confirms")
-        return _fields(value) | {name: to_json(getattr(value, name)) for name in names}
+        return about | said | {"revealed": value.revealed, "readings": read_from}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        schema = {"schema": SCHEMA, "state": value.state} if isinstance(value, Diagnosis) else {}
-        return schema | _fields(value)
+        version = {"schema": SCHEMA} if isinstance(value, Diagnosis) else {}
+        derived = {name: to_json(getattr(value, name)) for name in DERIVED.get(type(value), ())}
+        return (
+            version | derived | {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        )
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, frozenset | set):
@@ -218,7 +235,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(each) for each in value]
     return value
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}

@@ -1,5 +1,6 @@
 """`unplateau explain`: everything that is known about one fault."""
 
+import json
 import textwrap
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,14 +12,29 @@ from experiments.settings import did_you_mean
 if TYPE_CHECKING:
     from diagnostics.fault import Fault
 
+SCHEMAS = ("json", "markdown")
+
 
 def explain(
-    fault: Annotated[str, typer.Argument(metavar="FAULT", help="Id of a fault; unplateau faults lists them.")],
+    fault: Annotated[
+        str | None,
+        typer.Argument(metavar="FAULT", help="Id of a fault; unplateau faults lists them.", show_default=False),
+    ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(help=f"Explain diagnosis.json instead, as one of: {', '.join(SCHEMAS)}.", show_default=False),
+    ] = None,
 ) -> None:
     """Explain one fault.
 
     How it shows, why it hurts, how it is measured and judged, what it is mistaken for, and how to remove it.
+    With --schema: every key of diagnosis.json, for people or for programs.
     """
+    if (fault is None) == (schema is None):
+        raise ValueError("explain takes one FAULT (unplateau faults lists them), or --schema")
+    if fault is None:
+        typer.echo(written_schema(str(schema)), nl=False)
+        return
     found = known_fault(fault)
     heading(f"{found.id}  ({found.family}, {found.grade})")
     typer.echo(found.card.title)
@@ -31,6 +47,15 @@ def explain(
             typer.echo(textwrap.indent(code, "  "))
     typer.echo()
     tell("next", next_step(found))
+
+
+def written_schema(form: str) -> str:
+    """The schema of diagnosis.json; raises ValueError for a form that is none of SCHEMAS, with the nearest."""
+    from diagnostics.schema import json_schema, schema_page
+
+    if form not in SCHEMAS:
+        raise ValueError(f"no schema {form!r}{did_you_mean(form, SCHEMAS)}")
+    return schema_page() if form == "markdown" else json.dumps(json_schema(), indent=1) + "\n"
 
 
 def known_fault(name: str) -> "Fault":

@@ -38,8 +38,9 @@ def faults(
     elif sys.stdout.isatty():
         show_by_family(chosen)
     else:
+        widest = max((len(each.id) for each in chosen), default=0) + 2
         for each in chosen:
-            typer.echo(f"{each.id:<34}{each.family:<14}{each.grade:<13}{each.card.title}")
+            typer.echo(f"{each.id:<{widest}}{each.family:<14}{each.grade:<13}{each.card.title}")
     if not markdown:
         hint("unplateau explain FAULT")
 

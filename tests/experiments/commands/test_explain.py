@@ -1,9 +1,12 @@
 """`unplateau explain` and `unplateau faults`: every card can be read."""
 
+import json
+
 import pytest
 
 from diagnostics.fault import HEADINGS
 from diagnostics.faults import CATALOGUE
+from diagnostics.schema import json_schema, schema_page
 from experiments.catalogue import catalogue_markdown
 
 
@@ -62,3 +65,21 @@ def test_the_page_of_the_catalogue_goes_to_the_output_and_nothing_else(run) -> N
     assert run("faults", "--markdown").out == catalogue_markdown(CATALOGUE)
     proofs = [fault for fault in CATALOGUE if fault.grade == "proof"]
     assert run("faults", "--grade", "proof", "--markdown").out == catalogue_markdown(proofs)
+
+
+def test_the_schema_of_a_diagnosis_is_written_for_programs_and_for_people(run) -> None:
+    assert json.loads(run("explain", "--schema", "json").out) == json_schema()
+    assert run("explain", "--schema", "markdown").out == schema_page()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "explain takes one FAULT (unplateau faults lists them), or --schema"),
+        (("no-warm-up", "--schema", "json"), "explain takes one FAULT (unplateau faults lists them), or --schema"),
+        (("--schema", "jason"), "no schema 'jason'; did you mean 'json'?"),
+    ],
+)
+def test_what_cannot_be_explained_is_one_line(arguments, message, run) -> None:
+    ended = run("explain", *arguments)
+    assert (ended.code, ended.err) == (2, f"unplateau: {message}\n")
