@@ -201,7 +201,7 @@ DERIVED = {
         "harms",
         "beats_sham",
         "confirms",
-    ),  # fmt: skip
+    ),
     Cause: ("confirmed",),
     Milestone: ("reached",),
     Diagnosis: ("state",),
