@@ -30,6 +30,7 @@ from diagnostics.interventions.placebo import placebo
 from diagnostics.levels import heldout_unigram
 from diagnostics.probe import Progress
 from diagnostics.repair import can_repair, in_repair_order, repaired
+from diagnostics.rows import few_rows
 from diagnostics.subject import Subject
 from diagnostics.trial import FITTED_BELOW, Outcome, Regime, Trial, train_once
 from diagnostics.watch import watched_loss
@@ -40,9 +41,11 @@ FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfit
 LEAK_RANKS = 3  # repair ranks 30-39: leaks, which are the causes known to be redundant
 UNFIT_ABOVE = 0.5  # nats on one batch: it is not being learned (below, it is learned slowly)
 STILL_FAULTS = 3  # with more faults than this, repairing a single one leaves a run that stands still
+DEVIATION_SHARE = 0.1  # of the honest loss: what a departure from a recipe must cost before it is called a cause; ours
 HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
 UNFIT_SHARE = 0.3  # of the first loss: the same as UNFIT_ABOVE for losses that are not in nats
 LEARNED_SHARE = 0.1  # of the loss above the reference is left: the step at which learning speeds are compared
+ONE_BATCH_ROWS = 8  # of the one batch: learned by heart sooner, and what forbids it forbids it all the same
 LONGER = 5  # times the steps of one batch, where it is still being learned at their end
 STILL_FALLS = 0.1  # of the loss of one batch goes away in the second half of its steps: it is still being learned
 SMOOTHED = 5  # steps whose median stands for the loss at a step
@@ -162,15 +165,14 @@ class Trials:
         The most telling first: where time is short, the last ones are left out.
         """
         base, nothing = self.base, frozenset[str]()
-        alone = [frozenset([each]) for each in in_repair_order(self.faults[each] for each in base | self.extra)]
-        changed = [base ^ one for one in alone]
+        alone = [frozenset([each]) for each in in_repair_order(self.faults[each] for each in base)]
+        but_one = [base - one for one in alone]
+        more = [base | {each} for each in sorted(self.extra)]
         pairs = [base - {a, b} for a, b in combinations(sorted(self.leaks), 2)]
-        telling = [one for one in alone if one <= base]
-        plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in (nothing, *telling, base)]
-        plan += [(each, "fresh batches") for each in (nothing, base, *telling, *changed)]
-        plan += [(each, "one batch") for each in changed]
-        plan += [(each, "fresh batches") for each in (*alone, *pairs, self._code_alone(base))]
-        plan += [(each, "one batch") for each in alone]
+        plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in (nothing, *alone, base)]
+        plan += [(each, "fresh batches") for each in (nothing, base, *alone, *but_one)]
+        plan += [(each, "one batch") for each in but_one]
+        plan += [(each, "fresh batches") for each in (*more, *pairs, self._code_alone(base))]
         return list(dict.fromkeys(plan))
 
     def _steps(self, ids: frozenset[str], regime: Regime) -> int:
@@ -205,8 +207,9 @@ class Trials:
         """The outcomes of each planned training, one per seed."""
         seeds = self.budget.seeds
         tasks = [
-            partial(train_once, subject, regime=regime, seed=seed, steps=steps)
+            partial(train_once, trained, regime=regime, seed=seed, steps=steps)
             for subject, steps, regime in plan
+            for trained in [few_rows(subject, ONE_BATCH_ROWS) if regime == "one batch" else subject]
             for seed in seeds
         ]
         self.progress(stage, 0, len(tasks))
@@ -380,12 +383,16 @@ class Trials:
         """
         nothing, alone, base = frozenset[str](), frozenset([one]), self.base
         if one in self.extra:
-            return measured([("hidden behind", self.trial(base, base | alone, HONEST, None))])
+            added = measured([("hidden behind", self.trial(base, base | alone, HONEST, None))])
+            return [("hidden behind" if costs(trial) else "no effect here", trial) for _, trial in added]
         trials: list[tuple[Role, Trial]] = []
         about_vocabulary = self.faults[one].is_about_vocabulary
         if not about_vocabulary:
             trials.append(("holds the loss up", self.trial(nothing, alone, FIT, self._lowest(alone))))
-            if floor is not None and "floor" not in self._numbers(one):
+            own = self._numbers(one).get("floor")
+            if own is not None:
+                trials.append(("holds the loss up", self.trial(nothing, alone, FIT, own)))
+            elif floor is not None:
                 trials.append(("pins the loss", self.trial(nothing, alone, FIT, floor)))
             trials.append(("holds the loss up", self.trial(base - alone, base, FIT, self._lowest(base))))
         trials += self._beyond_the_fit(one)
@@ -504,10 +511,17 @@ def gains(trial: Trial) -> bool:
     return trial.counts and trial.effect > HARM_SHARE * statistics.fmean(trial.after)
 
 
+def costs(trial: Trial) -> bool:
+    """Whether a departure from a recipe costs enough to be called a cause."""
+    return gains(trial) and trial.effect > DEVIATION_SHARE * statistics.fmean(trial.after)
+
+
 def decides(role: Role, trial: Trial) -> bool:
     """Whether this trial gives a fault this role."""
     if role in ("holds the loss up", "pins the loss"):
         return trial.confirms and is_unfit(trial)
+    if role == "no effect here":
+        return False
     if role == "slows learning":
         return trial.confirms
     if role == "flatters the loss":
@@ -543,7 +557,7 @@ def told_first(cause: Cause) -> tuple[int, int, float, str]:
     """What a report tells first: what is confirmed by its role, then proofs, then signs, then consequences."""
     grade = ("proof", "sign").index(cause.finding.fault.grade) if cause.finding.fault.grade in ALARMING else 2
     role = ROLES.index(cause.role)
-    if cause.confirmed:
+    if cause.confirmed and grade < 2:
         return role, grade, -weight(cause), cause.id
     place = len(ROLES) + (grade if cause.role != "follows from others" else 3)
     return place, role, -weight(cause), cause.id
@@ -638,4 +652,5 @@ def told(role: Role | None, trial: Trial) -> str:
         return f"{change}; {trial.share:.0%} of the loss above {trial.reference:.4g} goes away ({noise})"
     if role:
         return f"{change} ({noise})"
-    return f"{change}: {'worse with the repair' if trial.harms else 'no gain beyond noise'} ({noise})"
+    said = "worse with the repair" if trial.harms else "too little" if gains(trial) else "no gain beyond noise"
+    return f"{change}: {said} ({noise})"

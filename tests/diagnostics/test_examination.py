@@ -629,7 +629,9 @@ def test_the_deciding_numbers_are_told_in_one_sentence() -> None:
         "(paired error 0.5, seeds alone 1.4, 2 seeds)"
     )
     assert told("hidden behind", fits).endswith("3 -> 1 (paired error 0.5, seeds alone 1.4, 2 seeds)")
-    assert told(None, fits).endswith("3 -> 1: no gain beyond noise (paired error 0.5, seeds alone 1.4, 2 seeds)")
+    assert told(None, fits).endswith("3 -> 1: too little (paired error 0.5, seeds alone 1.4, 2 seeds)")
+    idle = trial((2.0, 4.0), (2.0, 4.0), reference=0.5)
+    assert told(None, idle).endswith("3 -> 3: no gain beyond noise (paired error 0, seeds alone 1.4, 2 seeds)")
 
 
 def test_a_finding_stays_plain_data() -> None:
