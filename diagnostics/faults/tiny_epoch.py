@@ -50,7 +50,7 @@ FAULT = Fault(
     measured_by=(PASSES_PROBE,),
     judge=judge,
     plant=plant,
-    follows_from=("same-batch-again-and-again",),
+    follows_from=("same-batch-again-and-again", "duplicate-data"),
     looks_like=("same-batch-again-and-again", "duplicate-data", "memorised-but-does-not-generalise"),
     wrong="data = data[:100]  # left over from a trial",
     right="data = data[: cut_for_training]",

@@ -12,7 +12,7 @@ from diagnostics.bench import Bench
 from diagnostics.probe import Probe
 from diagnostics.subject import Batch
 
-BATCHES = 4
+BATCHES, HELDOUT_BATCHES = 4, 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class GeneralisationGap:
     Args:
         train / heldout: mean over a few batches of each.
         error: standard error of their difference, from the spread over batches; NaN for single batches.
-        fresh: loss of a freshly built model on the same held-out batches.
+        fresh: loss of a freshly built model on the first training batch.
     """
 
     train: float
@@ -33,14 +33,14 @@ class GeneralisationGap:
 
 def generalisation_gap(bench: Bench) -> GeneralisationGap:
     """The loss of a few training and a few held-out batches."""
-    model, heldout = bench.standing_model(), bench.heldout_batches(BATCHES)
+    model, heldout = bench.standing_model(), bench.heldout_batches(HELDOUT_BATCHES)
     train = [bench.batch(index) for index in range(BATCHES)]
     ours, theirs = losses(bench, model, train), losses(bench, model, heldout)
     return GeneralisationGap(
         train=statistics.fmean(ours),
         heldout=statistics.fmean(theirs),
         error=math.hypot(error_of(ours), error_of(theirs)),
-        fresh=statistics.fmean(losses(bench, bench.model, heldout[:1])),
+        fresh=statistics.fmean(losses(bench, bench.model, train[:1])),
     )
 
 
