@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from diagnostics.fault import ALARMING, Fault, Verdict
 from diagnostics.faults import CATALOGUE
 from diagnostics.probe import read
+from diagnostics.probes.gradient_reach import GRADIENT_REACH
 from diagnostics.probes.optimizer_settings import OPTIMIZER_SETTINGS
 from diagnostics.probes.parameters import PARAMETERS
 from diagnostics.probes.step_bookkeeping import STEP_BOOKKEEPING
@@ -20,7 +21,7 @@ from diagnostics.subject import Subject
 from tests import subjects
 
 Step = Callable[[nn.Module, Optimizer, Any], Tensor]
-OURS = (STEP_BOOKKEEPING, OPTIMIZER_SETTINGS, PARAMETERS)
+OURS = (STEP_BOOKKEEPING, OPTIMIZER_SETTINGS, PARAMETERS, GRADIENT_REACH)
 FAULTS = [fault for fault in CATALOGUE if set(fault.measured_by) <= set(OURS)]
 BY_ID = {fault.id: fault for fault in FAULTS}
 
