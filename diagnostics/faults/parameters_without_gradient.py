@@ -38,7 +38,8 @@ def plant(subject: Subject) -> Subject:
     """The subject with a layer that is never called."""
 
     def change(model: nn.Module) -> None:
-        model.register_module("spare", nn.Linear(7, 5))
+        leaf = next(m for m in model.modules() if m._parameters and not m._modules)  # a container might call it
+        leaf.register_module("spare", nn.Linear(7, 5))
 
     return rebuilt(subject, change)
 
@@ -54,5 +55,5 @@ FAULT = Fault(
     plant=plant,
     looks_like=("graph-cut", "parameters-frozen"),
     wrong="self.project = nn.Linear(d_model, d_model)   # and forward never calls it",
-    right="return self.project(attended)",
+    right="attended = self.project(attended)",
 )
