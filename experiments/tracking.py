@@ -11,8 +11,10 @@ import json
 import netrc
 import os
 import shutil
+import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -24,6 +26,7 @@ Say = Callable[[str], None]
 
 INIT_SECONDS = 20
 FINISH_SECONDS = 60
+GROUP_SECONDS = 30  # for the runs of a group together: a diagnosis must not wait minutes for its tracker
 MODES_OF_WANDB: Mapping[str, Mode] = {
     "online": "online",
     "run": "online",
@@ -205,6 +208,48 @@ def open_tracker(config: RunConfig, folder: Path, *, say: Say = print) -> Iterat
     tracker.finish()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShortRun:
+    """A run that is over already: what it was, and its rows of numbers; such as one side of a trial."""
+
+    name: str
+    config: Mapping[str, Any]
+    rows: Sequence[Mapping[str, int | float]]
+
+
+def track_group(config: RunConfig, folder: Path, runs: Sequence[ShortRun], *, say: Say = print) -> int:
+    """Runs that are over, each as a W&B run of its own in the group of `config.track`; returns how many were told.
+
+    Starting a run costs W&B up to a second, so this stops after GROUP_SECONDS. What W&B raises is said once, and the
+    rest is left out.
+
+    Args:
+        config: its `track` says where the runs are filed, and how.
+        folder: W&B's own files go below it, beside those of the run that these belong to.
+    """
+    mode = chosen_mode(config.track)
+    if mode == "disabled":
+        return 0
+    began = time.monotonic()
+    for told, each in enumerate(runs):
+        if time.monotonic() - began > GROUP_SECONDS:
+            return told
+        try:
+            _tell_whole(_start(config, folder, mode, os.urandom(4).hex(), name=each.name, about=each.config), each)
+        except Exception as error:  # wandb raises its own errors, those of its process and those of the network
+            say(f"W&B: no more runs of the group {config.track.group} ({_first_line(error)})")
+            return told
+    return len(runs)
+
+
+def _tell_whole(run: Any, short: ShortRun) -> None:
+    run.define_metric("step", hidden=True)
+    run.define_metric("*", step_metric="step")
+    for row in short.rows:
+        run.log(dict(row))
+    run.finish(exit_code=0)
+
+
 def chosen_mode(track: TrackConfig) -> Mode:
     """Explicit setting, then WANDB_MODE, then online with a login in sight, otherwise offline."""
     if track.mode != "auto":
@@ -251,7 +296,16 @@ def _wandb_tracker(config: RunConfig, folder: Path, mode: Mode, say: Say) -> Wan
     return WandbTracker(run, say=say)
 
 
-def _start(config: RunConfig, folder: Path, mode: Mode, run_id: str) -> Any:
+def _start(
+    config: RunConfig,
+    folder: Path,
+    mode: Mode,
+    id_: str,
+    *,
+    name: str | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Any:
+    """A W&B run; `name` and `about` in place of the configuration's own, for a run beside it."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")  # the setting below does not reach its login
     import wandb
@@ -268,12 +322,12 @@ def _start(config: RunConfig, folder: Path, mode: Mode, run_id: str) -> Any:
         mode=mode,
         dir=str(folder),
         project=config.track.project,
-        name=config.name,
+        name=name or config.name,
         group=config.track.group,
         job_type=config.track.job_type,
         tags=list(config.track.tags),
-        config=to_dict(config),
-        id=run_id,
+        config=to_dict(config) if about is None else dict(about),
+        id=id_,
         resume="allow" if mode == "online" else None,
         settings=settings,
     )

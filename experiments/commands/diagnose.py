@@ -1,6 +1,5 @@
 """`unplateau diagnose`: run a recipe, or take a setup of the user's own, and explain its loss."""
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,8 +70,7 @@ def diagnose(
     folder = results_folder(out, f"diagnose-{config.name}")
     record = standing_run(config, folder / "run")
     found = examined(config, record, trials)
-    write_report(found, config, record, folder)
-    tell(found, folder, run=folder / "run")
+    tell(found, config, folder, record)
 
 
 def diagnose_own(target: str, out: Path | None, trials: dict[str, Any], *, wandb: str) -> None:
@@ -86,8 +84,7 @@ def diagnose_own(target: str, out: Path | None, trials: dict[str, Any], *, wandb
     refuse_taken(folder)
     with stages() as stage:
         found = examine(subject, budget=Budget(**trials), progress=stage)
-    write_report(found, config, None, folder)
-    tell(found, folder)
+    tell(found, config, folder)
 
 
 def refuse_taken(folder: Path) -> None:
@@ -101,14 +98,16 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)[:40].strip("-.") or "subject"
 
 
-def tell(found: "Diagnosis", folder: Path, run: Path | None = None) -> None:
-    """The report in the terminal, and where the files are."""
+def tell(found: "Diagnosis", config: RunConfig, folder: Path, record: "RunRecord | None" = None) -> None:
+    """Files and Weights & Biases first, then the report in the terminal, and where the files are."""
+    from experiments.results import write_report
     from experiments.terminal import render
 
+    write_report(found, config, record, folder, say=typer.echo)
     render(found)
     typer.echo(f"\nreport   {folder / 'report.html'}\ndata     {folder / 'diagnosis.json'}")
-    if run is not None:
-        typer.echo(f"run      {run}")
+    if record is not None:
+        typer.echo(f"run      {record.folder}")
     typer.echo(f"next     open {folder / 'report.html'} in a browser")
 
 
@@ -132,40 +131,3 @@ def examined(config: RunConfig, record: "RunRecord", trials: dict[str, Any]) -> 
     budget = Budget(**trials | BUDGETS.get(config.name, {}))
     with stages() as stage:
         return examine(subject_of(config, record), budget=budget, progress=stage)
-
-
-def write_report(found: "Diagnosis", config: RunConfig, record: "RunRecord | None", folder: Path) -> None:
-    """Report, data and pictures on disk first, then to Weights & Biases."""
-    from diagnostics.diagnosis import to_json
-    from diagnostics.report import markdown
-    from experiments.page import page
-    from experiments.pictures import pictures, png
-    from experiments.record import write_text
-    from experiments.tracking import open_tracker
-
-    drawn = pictures(found)
-    write_text(folder / "diagnosis.json", json.dumps(to_json(found), indent=1) + "\n")
-    write_text(folder / "report.md", markdown(found))
-    write_text(folder / "report.html", page(found, drawn, extras=said_by(record) if record else {}))
-    tracked = override(config, {"track.job_type": "diagnose", "track.group": config.track.group or config.name})
-    with open_tracker(tracked, folder, say=typer.echo) as tracker:
-        for step, loss in enumerate(found.history, start=1):
-            tracker.log({"step": step, "train/loss": loss})
-        for picture in drawn:
-            tracker.picture(picture.name, png(picture.figure))
-        rows = [[c.id, c.role, c.because] for c in (*found.causes, *found.deviations)]
-        tracker.table("causes", ["fault", "role", "because"], rows)
-        tracker.file(folder / "report.html", kind="report")
-        tracker.file(folder / "diagnosis.json", kind="diagnosis")
-
-
-def said_by(record: "RunRecord") -> dict[str, str]:
-    """What the standing run wrote in the end, for the page."""
-    import csv
-
-    sample = record.folder / "tables" / "sample.csv"
-    if not sample.exists():
-        return {}
-    with sample.open(newline="") as file:
-        _, (text,) = csv.reader(file)
-    return {"What the run writes, after a prompt of one context": text}

@@ -18,12 +18,14 @@ from experiments.config import TrackConfig, override
 from experiments.recipes import small
 from experiments.tracking import (
     FileTracker,
+    ShortRun,
     Tracker,
     Trackers,
     WandbTracker,
     chosen_mode,
     has_login,
     open_tracker,
+    track_group,
 )
 from tests.experiments.loopback import serving
 
@@ -257,6 +259,50 @@ def test_a_run_carries_its_configuration_and_where_it_belongs(nobody: pytest.Mon
     with open_tracker(config, tmp_path, say=said.append):
         pass
     assert found["id"] == first
+
+
+def test_runs_that_are_over_are_told_one_by_one_in_their_group(nobody: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import wandb
+
+    started: list[tuple[dict[str, Any], FakeRun]] = []
+
+    def init(**settings: Any) -> Any:
+        started.append((settings, FakeRun()))
+        return started[-1][1]
+
+    nobody.setattr(wandb, "init", init)
+    config = override(small(), {"track.group": "harbour", "track.job_type": "trial", "track.mode": "offline"})
+    runs = [ShortRun(name=f"side {seed}", config={"seed": seed}, rows=[{"step": 1, "loss": 2.5}]) for seed in (2, 3)]
+    assert track_group(config, tmp_path, runs, say=print) == 2
+    about = [(each["name"], each["config"], each["group"], each["job_type"], each["mode"]) for each, _ in started]
+    assert about == [(f"side {seed}", {"seed": seed}, "harbour", "trial", "offline") for seed in (2, 3)]
+    assert len({each["id"] for each, _ in started}) == 2
+    assert [name for name, _ in started[0][1].told] == ["define_metric", "define_metric", "log", "finish"]
+    assert ("log", (({"step": 1, "loss": 2.5},), {})) in started[0][1].told
+
+
+def test_a_group_stops_at_its_time_at_a_failure_and_where_tracking_is_disabled(
+    nobody: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import wandb
+
+    from experiments import tracking
+
+    def refused(**_: Any) -> None:
+        raise wandb.errors.CommError("no route\nto host")
+
+    said: list[str] = []
+    runs = [ShortRun(name="side", config={}, rows=[])]
+    group = {"track.group": "harbour", "track.mode": "offline"}
+    nobody.setattr(wandb, "init", refused)
+    assert track_group(override(small(), {"track.mode": "disabled"}), tmp_path, runs, say=said.append) == 0
+    assert said == []
+    assert track_group(override(small(), group), tmp_path, runs, say=said.append) == 0
+    assert said == ["W&B: no more runs of the group harbour (no route)"]
+    nobody.setattr(tracking, "GROUP_SECONDS", -1)
+    nobody.setattr(wandb, "init", lambda **_: FakeRun())
+    assert track_group(override(small(), group), tmp_path, runs, say=said.append) == 0
+    assert len(said) == 1
 
 
 RUN = """
