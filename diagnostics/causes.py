@@ -554,13 +554,14 @@ def is_harmless(cause: Cause) -> bool:
 
 
 def told_first(cause: Cause) -> tuple[int, int, float, str]:
-    """What a report tells first: what is confirmed by its role, then proofs, then signs, then consequences."""
+    """What a report tells first: what is confirmed by its role, then proofs, signs, departures and consequences, each
+    in the order of repair: what hides others first."""
     grade = ("proof", "sign").index(cause.finding.fault.grade) if cause.finding.fault.grade in ALARMING else 2
     role = ROLES.index(cause.role)
     if cause.confirmed and grade < 2:
         return role, grade, -weight(cause), cause.id
     place = len(ROLES) + (grade if cause.role != "follows from others" else 3)
-    return place, role, -weight(cause), cause.id
+    return place, cause.finding.fault.repair_rank, 0.0, cause.id
 
 
 def beside_placebo(cause: Cause, placebos: Mapping[tuple[frozenset[str], Regime], tuple[Outcome, ...]]) -> Cause:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diagnostics.bench import Bench, open_bench, random_tokens
 from diagnostics.levels import bits_per_byte
+from diagnostics.model_call import shift_of
 from diagnostics.probes.one_batch import lowest_possible
 from diagnostics.probes.untrained_loss import kept_targets
 from diagnostics.subject import Batch, Subject, TokenView
@@ -192,12 +193,12 @@ def resting(curve: list[float]) -> float:
 def honest_loss(bench: Bench, batches: Iterable[Batch]) -> float | None:
     """Loss of the bench's model on these batches with nothing leaked, in evaluation mode.
 
-    A language model predicts the last token of each window from the tokens before it, in the way it generates text
-    where the token view says how, otherwise with the last token replaced by a random one wherever the model could read
-    it. Any other model is asked for its loss as it stands; None where that is not possible.
+    A language model predicts the last target of each window from the tokens before it, in the way it generates text
+    where the token view says how, otherwise with that token replaced by a random one wherever the model could read it.
+    Any other model is asked for its loss as it stands; None where that is not possible.
     """
     model, batches = bench.model.eval(), list(batches)
-    if bench.subject.token_view is None or not all(ends_in_target(bench.tokens, batch) for batch in batches):
+    if bench.subject.token_view is None or any(answer_at(bench.tokens, batch) is None for batch in batches):
         return statistics.fmean(float(bench.loss(model, batch)) for batch in batches) if batches else None
     loss = mean_loss(bench.tokens, [(batch, last_scores(bench, model, batch)) for batch in batches])
     model.train()
@@ -206,14 +207,14 @@ def honest_loss(bench: Bench, batches: Iterable[Batch]) -> float | None:
 
 @torch.no_grad()
 def hidden_loss(bench: Bench) -> float | None:
-    """How much worse the last token of each training window is predicted once its answer is replaced, nats per token.
+    """How much worse the last target of each training window is predicted once it is replaced, nats per token.
 
     The honest loss of the windows minus the one that training shows; both on the same training batches and in
     evaluation mode, so that what is left is what the answer itself gives away. None without a token view.
     """
     view, model = bench.subject.token_view, bench.model.eval()
     batches = [bench.batch(index) for index in range(SHOWN_BATCHES)]
-    if view is None or not all(ends_in_target(view, batch) for batch in batches):
+    if view is None or any(answer_at(view, batch) is None for batch in batches):
         return None
     shown = mean_loss(view, [(batch, view.logits(model, batch)[:, -1]) for batch in batches])
     blind = mean_loss(view, [(batch, view.logits(model, without_answer(bench, batch))[:, -1]) for batch in batches])
@@ -221,10 +222,15 @@ def hidden_loss(bench: Bench) -> float | None:
     return None if shown is None or blind is None else blind - shown
 
 
-def ends_in_target(view: TokenView, batch: Batch) -> bool:
-    """Whether the last token of each row's stream is its last target, as in next-token prediction."""
-    stream, last = view.tokens(batch)[:, -1].cpu().long(), kept_targets(view, batch)[:, -1]
-    return bool(((stream == last) | (last < 0)).all())
+def answer_at(view: TokenView, batch: Batch) -> int | None:
+    """The place of the last target in the stream; None where the targets are no stretch of it.
+
+    The last one in next-token prediction; an earlier one where the targets are the inputs themselves.
+    """
+    stream = view.tokens(batch)
+    shift = shift_of(view, batch, stream)
+    place = None if shift is None else view.targets(batch).shape[1] - 1 + shift
+    return place if place is not None and 0 < place < stream.shape[1] else None
 
 
 def mean_loss(view: TokenView, scored: Sequence[tuple[Batch, Float[Tensor, "batch vocab"]]]) -> float | None:
@@ -238,19 +244,19 @@ def mean_loss(view: TokenView, scored: Sequence[tuple[Batch, Float[Tensor, "batc
 
 
 def last_scores(bench: Bench, model: nn.Module, batch: Batch) -> Float[Tensor, "batch vocab"]:
-    """Scores for the last token of each window from those before it."""
+    """Scores for the last target of each window from the tokens before it."""
     view = bench.tokens
     if view.next_logits is not None:
-        return view.next_logits(model, view.tokens(batch)[:, :-1])
+        return view.next_logits(model, view.tokens(batch)[:, : answer_at(view, batch)])
     return view.logits(model, without_answer(bench, batch))[:, -1]
 
 
 def without_answer(bench: Bench, batch: Batch) -> Batch:
-    """The batch with the last token of each window replaced by a random one."""
-    view = bench.tokens
+    """The batch with the last target of each window, and what comes after it, replaced by random tokens."""
+    view, place = bench.tokens, answer_at(bench.tokens, batch)
     stream = view.tokens(batch)
-    other = random_tokens(view, stream[:, -1:], generator_seed=bench.seed)
-    return view.with_tokens(batch, torch.cat((stream[:, :-1], other), dim=1))
+    other = random_tokens(view, stream[:, place:], generator_seed=bench.seed)
+    return view.with_tokens(batch, torch.cat((stream[:, :place], other), dim=1))
 
 
 def first_batches(subject: Subject, count: int, seed: int = 0) -> list[Batch]:

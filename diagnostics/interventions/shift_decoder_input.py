@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, surrounded
-from diagnostics.model_call import edited_arguments
+from diagnostics.model_call import edited_arguments, shift_of
 from diagnostics.probes.token_influence import TOKEN_INFLUENCE, own_target_arguments
 from diagnostics.subject import Batch, Subject, TokenView
 
@@ -16,7 +16,7 @@ from diagnostics.subject import Batch, Subject, TokenView
 def before_targets(view: TokenView, batch: Batch) -> Int[Tensor, "batch time"]:
     """For each target the token before it: from the stream, or the first target twice where the stream starts there."""
     stream, targets = view.tokens(batch), view.targets(batch)
-    if stream.shape[1] > targets.shape[1]:
+    if stream.shape[1] > targets.shape[1] and shift_of(view, batch, stream) == 1:
         return stream[:, : targets.shape[1]]
     return torch.cat((targets[:, :1], targets[:, :-1]), dim=1)
 

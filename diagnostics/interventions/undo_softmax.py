@@ -1,16 +1,17 @@
 """Give the loss what went into the last softmax instead of what came out of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.model_call import before_softmax
-from diagnostics.subject import Subject
+from diagnostics.subject import Batch, Subject
 from diagnostics.watch import LOG_SOFTMAXES, ForwardWatch
 
 
@@ -36,8 +37,19 @@ class LogitsForLoss(ForwardWatch):
 
 
 def undo_softmax(subject: Subject) -> Subject:
-    """The subject whose cross-entropy gets logits."""
-    return surrounded(subject, lambda model, batch: LogitsForLoss())
+    """The subject whose cross-entropy gets logits, and whose token view shows them.
+
+    The way it generates stays what it is: a softmax too many while sampling is a fault of its own.
+    """
+    changed, view = surrounded(subject, lambda model, batch: LogitsForLoss()), subject.token_view
+    if view is None:
+        return changed
+
+    def logits(model: nn.Module, batch: Batch) -> Float[Tensor, "batch time vocab"]:
+        with ForwardWatch() as watch:
+            return before_softmax(watch, view.logits(model, batch))
+
+    return replace(changed, token_view=replace(view, logits=logits))
 
 
 UNDO_SOFTMAX = Intervention(
