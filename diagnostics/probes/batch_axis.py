@@ -65,11 +65,11 @@ class Calls:
     def samples_of(self, value: Shaped[Tensor, "..."]) -> int | None:
         """The axis of an argument that the samples lie along; None where it has none.
 
-        Padding masks of torch's own have the samples first even where everything else has the positions first; a
-        square mask belongs to the positions.
+        Padding masks of torch's own have the samples first even where everything else has the positions first. As many
+        features as samples do not matter; as many positions as samples have been refused before.
         """
         fits = [axis for axis, size in enumerate(value.shape) if size == self.present]
-        if self.axis in fits and (len(fits) == 1 or value.dtype in (torch.int64, torch.int32)):
+        if self.axis in fits:
             return self.axis
         return fits[0] if len(fits) == 1 else None
 
