@@ -6,6 +6,7 @@ between (masks, factors, changes of layout) is followed call by call. Nothing is
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -238,6 +239,9 @@ class AttentionWatch(TorchCalls):
         if isinstance(attention, Attention) and tensor.dim() >= 2:
             time = time_of(trace.index, attention.shape, attention.time_axis)
             rows = time.flatten(0, -2)
+            source = None if attention.query is None else attention.query.source
+            if isinstance(source, Map) and len(rows) != math.prod(source.outcome[:-1]):
+                return  # not one row per position: all positions are put together, as for a classifier
             mixed = bool((rows != rows[:, :1]).any())
             attention.mixed_back = mixed or bool(attention.mixed_back)
 
@@ -409,7 +413,7 @@ def additive(mask: Shaped[Tensor, "..."]) -> tuple[Bool[Tensor, "..."], float] |
 
     A bias with more values than two is no mask, unless some of them are as good as minus infinity.
     """
-    values = mask.float()
+    values = mask.detach().float()
     low = float(values.min())
     if low < -WEAKEST:
         return values < -WEAKEST, low

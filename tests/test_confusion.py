@@ -28,6 +28,7 @@ LEAKS = {"future-token-leak": "what the fault lets through is the future; it is 
 
 CROSS_FIRES: dict[str, dict[str, str]] = {
     "attention-softmax-over-the-wrong-axis": LEAKS,
+    "heads-mixed-by-a-view": LEAKS,
     "inverted-mask": LEAKS,
     "mask-added-after-the-softmax": LEAKS,
     "mask-hides-the-token-itself": LEAKS,

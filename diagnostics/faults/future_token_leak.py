@@ -125,6 +125,7 @@ FAULT = Fault(
         "mask-hides-the-token-itself",
         "mask-added-after-the-softmax",
         "mask-too-weak",
+        "heads-mixed-by-a-view",
     ),
     wrong="weights = (query @ key.transpose(-2, -1) / d_k**0.5).softmax(-1)",
     right="scores = query @ key.transpose(-2, -1) / d_k**0.5\n"
