@@ -46,12 +46,14 @@ def judge(overlap: HeldoutOverlap) -> Verdict:
             "row wherever both reach: they are windows of one text",
             **numbers,
         )
-    if text is not None and text.found >= max(TEXT, ABOVE_CHANCE * text.by_chance):
-        return present(
+    if text is not None and overlap.text_repeats is not None and text.found >= TEXT:
+        seen = (
             f"{text.found:.0%} of the held-out text's runs of {text.length} tokens stand in the training text "
-            f"({text.by_chance:.1%} would by chance)",
-            **numbers,
+            f"({text.by_chance:.1%} would by chance), and {overlap.text_repeats:.0%} of those at its end stand before"
         )
+        # a text that repeats itself is found again in any part that is kept apart honestly
+        repeats = overlap.text_repeats > text.found / ABOVE_CHANCE
+        return (unclear if repeats else present)(seen, **numbers)
     if overlap.found and share >= ROWS:
         return unclear(f"{rows}, but such rows coincide by themselves in up to {chance:.0%} of all cases", **numbers)
     looked = "" if runs is None else f", and {runs.found:.1%} of runs of {runs.length} tokens"

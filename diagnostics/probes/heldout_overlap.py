@@ -59,6 +59,8 @@ class HeldoutOverlap:
         alike: pairs of equal rows among the training rows of one epoch, of ``pairs``: what coincides by itself.
         runs: of tokens, in the batches; None without a token view or where every run may be chance.
         text_runs: the same in the beginnings of the text view's two streams.
+        text_repeats: share of such runs in the training text's last tenth that its first nine tenths hold: how much the
+            text repeats itself. None without text runs.
         token_shift: total variation between the token frequencies of training and held-out batches, 0 to 1; with
             ``token_shift_within`` the same between two halves of the training rows, one as large as the held-out part.
         mean_shift / scale_ratio: of the held-out inputs against the training inputs: difference of means in standard
@@ -74,6 +76,7 @@ class HeldoutOverlap:
     pairs: int
     runs: Runs | None
     text_runs: Runs | None
+    text_repeats: float | None
     token_shift: float | None
     token_shift_within: float | None
     mean_shift: float | None
@@ -98,6 +101,7 @@ def heldout_overlap(bench: Bench) -> HeldoutOverlap:
     count = sum(epoch.values())
     different = {row for batch in held for row in batch}
     text, view = subject.text_view, subject.token_view
+    text_runs, text_repeats = (None, None) if text is None else runs_of_text(text.train_tokens, text.heldout_tokens)
     tokens, held_tokens = [], []
     if view is not None:
         tokens = [plain(view.tokens(batch)).long() for batch in train]
@@ -112,9 +116,8 @@ def heldout_overlap(bench: Bench) -> HeldoutOverlap:
         alike=sum(times * (times - 1) // 2 for times in epoch.values()),
         pairs=count * (count - 1) // 2,
         runs=runs_of_rows(tokens, held_tokens) if tokens and same_width(tokens, held_tokens) else None,
-        text_runs=None
-        if text is None
-        else runs_of(plain(text.train_tokens[:TEXT]).long()[None], plain(text.heldout_tokens[:TEXT]).long()[None]),
+        text_runs=text_runs,
+        text_repeats=text_repeats,
         token_shift=shift,
         token_shift_within=within,
         mean_shift=mean,
@@ -143,6 +146,16 @@ def same_width(tokens: Sequence[Tensor], held: Sequence[Tensor]) -> bool:
 def runs_of_rows(tokens: Sequence[Int[Tensor, "_ width"]], held: Sequence[Int[Tensor, "_ _"]]) -> Runs | None:
     """Runs of the held-out rows among the training rows."""
     return runs_of(torch.cat(list(tokens)), torch.cat(list(held)))
+
+
+def runs_of_text(train: Int[Tensor, " n"], held: Int[Tensor, " m"]) -> tuple[Runs | None, float | None]:
+    """Runs of the held-out text in the training text, and of the latter's end in its beginning."""
+    stream, other = plain(train[:TEXT]).long()[None], plain(held[:TEXT]).long()[None]
+    found = runs_of(stream, other)
+    cut = stream.shape[1] * 9 // 10
+    if found is None or stream.shape[1] - cut < found.length:
+        return found, None
+    return found, found_runs(stream[:, :cut], stream[:, cut:], found.length, found.by_chance).found
 
 
 def runs_of(train: Int[Tensor, "rows width"], held: Int[Tensor, "held_rows held_width"]) -> Runs | None:

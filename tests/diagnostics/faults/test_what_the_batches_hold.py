@@ -242,3 +242,15 @@ def test_time_first_batches_have_their_rows_on_the_second_axis(verdict_of: Verdi
     subject = replace(subjects.mlp(), model=build(0), build=build, batch_axis=1, heldout=None)
     assert verdict_of(ORDER, replace(subject, batches=batches(labels.argsort()))).status == "present"
     assert verdict_of(ORDER, replace(subject, batches=batches(torch.arange(311)))).status == "absent"
+
+
+def test_a_text_that_repeats_itself_is_no_overlap_and_a_copied_one_is(verdict_of: VerdictOf) -> None:
+    def reading(train: Tensor, heldout: Tensor) -> Subject:
+        view = subjects.gru().text_view
+        assert view is not None
+        return replace(subjects.gru(), text_view=replace(view, train_tokens=train, heldout_tokens=heldout))
+
+    refrain = subjects.TRAIN[:701].repeat(7)
+    assert verdict_of(OVERLAP, reading(refrain, refrain[:1009])).status == "unclear"
+    assert verdict_of(OVERLAP, reading(subjects.TRAIN, subjects.TRAIN[500:1700])).status == "present"
+    assert verdict_of(OVERLAP, reading(subjects.TRAIN, subjects.HELDOUT)).status == "absent"
