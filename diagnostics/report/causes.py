@@ -159,7 +159,7 @@ def _interplay(cause: Cause, diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
 def _hides(cause: Cause) -> Iterator[str]:
     """The loss that gets worse where this is repaired and nothing else."""
     worse = [trial for trial in cause.trials if trial.harms and not trial.repaired]
-    if worse:
+    if worse and cause.role != "flatters the loss":
         yield f"Repaired alone, it makes things look worse: {fall(worse[0])}. Do not stop there."
 
 

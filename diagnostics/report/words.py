@@ -41,7 +41,8 @@ def trial_in_words(cause: Cause) -> str:
     trial = cause.trials[0]
     setting = trial.question.removeprefix(f"repair {cause.id}, ")
     said = f"with {setting}" if setting != trial.question else f"({setting})"
-    return f"{fall(trial)} {said} ({seeds(trial.seeds)}; {noise(trial)})"
+    too_good = "; it was too good to be true" if cause.confirmed and trial.harms else ""
+    return f"{fall(trial)} {said} ({seeds(trial.seeds)}; {noise(trial)}){too_good}"
 
 
 def fall(trial: Trial) -> str:
@@ -49,11 +50,14 @@ def fall(trial: Trial) -> str:
     before, after = (number(statistics.fmean(side)) for side in (trial.before, trial.after))
     steps = "" if trial.steps is None else f" in the same {count(trial.steps, 'step')}"
     article = "" if trial.quantity.startswith("what ") else "the "
+    before = "no number (the run diverges)" if trial.rescues else before
     return f"{article}{trial.quantity} goes from {before} to {after}{steps}"
 
 
 def noise(trial: Trial) -> str:
     """What moves the loss without a repair: the paired error, another seed, a placebo."""
+    if trial.rescues:
+        return "every run diverges without the repair, none with it"
     if len(trial.seeds) < 2:
         return f"one seed, so no error bar{_placebo(trial)}"
     alone = f"a seed alone moves it by {number(trial.seed_spread, 2)}"
@@ -112,7 +116,7 @@ def gap(value: float, line: float) -> str:
 
 def number(value: float, digits: int = 4) -> str:
     """Significant digits; "not a number" for NaN."""
-    return f"{value:.{digits}g}" if math.isfinite(value) else "not a number" if math.isnan(value) else str(value)
+    return f"{value:.{digits}g}" if math.isfinite(value) else "not a number" if math.isnan(value) else "infinite"
 
 
 def optional(value: float | None) -> str:

@@ -279,6 +279,23 @@ def test_what_the_training_loss_hides_needs_no_article() -> None:
     assert "Confirmed by removing it: what the training loss hides (nats per token) goes from 8.98" in told
 
 
+def test_a_run_that_diverges_without_the_repair_is_told_without_numbers_that_it_does_not_have() -> None:
+    stuck = diagnoses.stuck()
+    trial = replace(stuck.causes[0].trials[0], before=(math.nan, math.inf, math.nan), sham=())
+    told = answer(replace(stuck, causes=(replace(stuck.causes[0], trials=(trial,)),)))
+    assert "goes from no number (the run diverges) to 0.03 with nothing else repaired" in told
+    assert "(seeds 0, 1, 2; every run diverges without the repair, none with it)" in told
+    assert markdown(replace(stuck, causes=(replace(stuck.causes[0], trials=(trial,)),)))
+
+
+def test_a_loss_that_a_repair_raises_because_it_was_flattered_is_called_too_good_before() -> None:
+    stuck = diagnoses.stuck()
+    trial = replace(stuck.causes[0].trials[0], before=(0.02, 0.03, 0.04), after=(5.5, 5.6, 5.7), sham=())
+    flattered = replace(stuck, causes=(replace(stuck.causes[0], role="flatters the loss", trials=(trial,)),))
+    assert "moves it by 0.1); it was too good to be true." in answer(flattered)
+    assert "Hides and reveals" not in facts_of(flattered, "causes", diagnoses.SOFTMAX)
+
+
 def test_a_repair_that_does_no_more_than_a_placebo_is_called_so() -> None:
     stuck = diagnoses.stuck()
     trial = replace(stuck.causes[0].trials[0], sham=(0.02, 0.03, 0.04))

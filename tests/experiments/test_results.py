@@ -1,6 +1,7 @@
 """Where a diagnosis goes: files, tables of everything that was measured, and the trials as runs of one group."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from diagnostics.diagnosis import Run
 from experiments import results
 from experiments.config import RunConfig
 from experiments.recipes import small
@@ -158,6 +160,19 @@ def test_a_seed_that_has_learned_early_is_left_out_of_the_later_steps() -> None:
     outcomes = diagnoses.stuck().outcomes(frozenset(), "one batch")
     assert [len(row) - 2 for row in curve_rows(outcomes)] == [3, 3, 3, 3, 3, 2, 1]
     assert list(curve_rows([])) == []
+
+
+def test_a_run_that_diverges_is_drawn_written_and_told(told, tmp_path: Path) -> None:
+    def diverged(run: Run) -> Run:
+        return replace(run, outcome=replace(run.outcome, final=math.nan, curve=(9.0, math.nan, math.inf)))
+
+    stuck = diagnoses.stuck()
+    runs = tuple(run if run.repaired else diverged(run) for run in stuck.runs)
+    trial = replace(stuck.causes[0].trials[0], before=(math.nan, math.nan, math.inf))
+    causes = (replace(stuck.causes[0], trials=(trial,)), *stuck.causes[1:])
+    found = replace(stuck, runs=runs, causes=causes, standing=math.nan, history=(9.0, math.nan))
+    write_report(found, small(), None, tmp_path / "out", say=print)
+    assert "every run diverges without the repair" in (tmp_path / "out" / "report.md").read_text()
 
 
 WRITE = """
