@@ -43,6 +43,7 @@ UNFIT_ABOVE = 0.5  # nats on one batch: it is not being learned (below, it is le
 STILL_FAULTS = 3  # with more faults than this, repairing a single one leaves a run that stands still
 DEVIATION_SHARE = 0.1  # of the honest loss: what a departure from a recipe must cost before it is called a cause; ours
 HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
+RANDOM_STEPS = 300  # on random tokens: attention without a mask is learned to be read after 200 (docs/log.md)
 UNFIT_SHARE = 0.3  # of the first loss: the same as UNFIT_ABOVE for losses that are not in nats
 LEARNED_SHARE = 0.1  # of the loss above the reference is left: the step at which learning speeds are compared
 ONE_BATCH_ROWS = 8  # of the one batch: learned by heart sooner, and what forbids it forbids it all the same
@@ -105,6 +106,11 @@ HIDDEN = LossOf(
     regime="fresh batches",
     take=lambda outcome: math.nan if outcome.hidden is None else outcome.hidden,
 )
+IMPOSSIBLE = LossOf(
+    name="nats below what is possible on random tokens",
+    regime="random tokens",
+    take=lambda outcome: math.nan if outcome.hidden is None else outcome.hidden,
+)
 EVALUATED = LossOf(
     name="validation loss as the setup computes it",
     regime="fresh batches",
@@ -118,7 +124,7 @@ HONEST_NATS = LossOf(
 )
 
 
-LOSSES = (FIT, HIDDEN, EVALUATED, HONEST, HONEST_NATS)
+LOSSES = (FIT, HIDDEN, IMPOSSIBLE, EVALUATED, HONEST, HONEST_NATS)
 
 
 class Trials:
@@ -172,15 +178,23 @@ class Trials:
         plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in (nothing, *alone, base)]
         plan += [(each, "fresh batches") for each in (nothing, base, *alone, *but_one)]
         plan += [(each, "one batch") for each in but_one]
+        plan += [(each, "random tokens") for each in self._leaks_apart(alone)]
         plan += [(each, "fresh batches") for each in (*more, *pairs, self._code_alone(base))]
         return list(dict.fromkeys(plan))
+
+    def _leaks_apart(self, alone: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+        """The sets whose training on random tokens shows what each leak gives away."""
+        leaks = [one for one in alone if self.faults[next(iter(one))].concerns == "honesty"]
+        if self.subject.token_view is None or not leaks:
+            return []
+        return [frozenset(), self.base, *leaks, *(self.base - one for one in leaks)]
 
     def _steps(self, ids: frozenset[str], regime: Regime) -> int:
         """Optimizer steps of a run: runs that a trial compares have the same number."""
         stands_still = len(ids) <= 1 and len(self.base) > STILL_FAULTS
         planned = self.budget.alone_steps if stands_still else self.budget.fresh_steps
-        if regime == "one batch":
-            planned = self.budget.one_batch_steps
+        if regime != "fresh batches":
+            planned = self.budget.one_batch_steps if regime == "one batch" else RANDOM_STEPS
         return planned if self.scale == 1.0 else max(min(planned, LEAST_STEPS), int(planned * self.scale))
 
     def _code_alone(self, ids: frozenset[str]) -> frozenset[str]:
@@ -413,8 +427,8 @@ class Trials:
             measure = EVALUATED if self.subject.evaluate is not None else HONEST
             return [("misleads the evaluation", self.trial(*pair, measure, None)) for pair in pairs]
         if self.faults[one].concerns == "honesty":
-            measure = HONEST if self.subject.token_view is None else HIDDEN
-            trials += [("flatters the loss", self.trial(*pair, measure, 0.0)) for pair in pairs]
+            measures = (HONEST,) if self.subject.token_view is None else (HIDDEN, IMPOSSIBLE)
+            trials += [("flatters the loss", self.trial(*p, measure, 0.0)) for measure in measures for p in pairs]
         elif not self.faults[one].is_about_vocabulary:
             speeds = [self.speed(*pair) for pair in pairs]
             trials += [("slows learning", speed) for speed in speeds if speed is not None]
@@ -533,7 +547,7 @@ def decides(role: Role, trial: Trial) -> bool:
 
 def gives_away(trial: Trial) -> bool:
     """Whether a loss was better than it should have been: what it hides goes away, or the loss itself gets worse."""
-    if trial.quantity == HIDDEN.name:
+    if trial.quantity in (HIDDEN.name, IMPOSSIBLE.name):
         return trial.confirms and trial.effect > HARM_SHARE * trial.start
     return trial.harms and -trial.effect > HARM_SHARE * abs(statistics.fmean(trial.before))
 
@@ -649,7 +663,10 @@ def told(role: Role | None, trial: Trial) -> str:
         change = f"{change} after {trial.steps} steps"
     if trial.rescues:
         return f"{change}: every run diverges without the repair, none with it ({len(trial.seeds)} seeds)"
-    if role in ("holds the loss up", "pins the loss", "slows learning") or trial.quantity == HIDDEN.name:
+    if role in ("holds the loss up", "pins the loss", "slows learning") or trial.quantity in (
+        HIDDEN.name,
+        IMPOSSIBLE.name,
+    ):
         return f"{change}; {trial.share:.0%} of the loss above {trial.reference:.4g} goes away ({noise})"
     if role:
         return f"{change} ({noise})"

@@ -16,10 +16,11 @@ from diagnostics.bench import Bench, open_bench, random_tokens
 from diagnostics.levels import bits_per_byte
 from diagnostics.model_call import shift_of
 from diagnostics.probes.one_batch import lowest_possible
+from diagnostics.probes.random_token_loss import learn_random_tokens
 from diagnostics.probes.untrained_loss import kept_targets
 from diagnostics.subject import Batch, Subject, TokenView
 
-Regime = Literal["one batch", "fresh batches"]
+Regime = Literal["one batch", "fresh batches", "random tokens"]
 
 CONFIRMED_SHARE = 0.8  # of the loss above the reference must go away; ours
 ERRORS_BEATEN = 2.0  # an effect is seen at twice its paired standard error; ours
@@ -40,7 +41,8 @@ class Outcome:
             predicted from its context alone, in the way the model generates; nats per token. None if not measurable.
         hidden: what the training loss hides: on the training batches, the loss of each window's last token once its
             answer is replaced wherever the model could read it, minus the loss with the answer in place; evaluation
-            mode, nats per token. Exactly 0 where nothing leaks. None without a token view.
+            mode, nats per token. Exactly 0 where nothing leaks. In the regime "random tokens": how far the loss on
+            tokens that nobody can predict is below what is possible. None without a token view.
         evaluated: the validation loss as the user computes it; None where the subject does not say how.
         bits_per_byte: the honest loss on held-out text in bits per byte; None without a text view.
         lowest_possible: what no honest model can beat on the one batch (equal contexts, different targets), nats.
@@ -157,6 +159,8 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
         raise ValueError(f"a trial needs Subject.build; {subject.name} has none")
     try:
         with open_bench(subject, seed) as bench:
+            if regime == "random tokens":
+                return impossible(bench, steps)
             one = regime == "one batch"
             curve = bench.train(
                 bench.one_batch() if one else bench.fresh_batches(), steps, stop_below=FITTED_BELOW if one else None
@@ -182,6 +186,13 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
         bits_per_byte=bits,
         lowest_possible=lowest,
     )
+
+
+def impossible(bench: Bench, steps: int) -> Outcome:
+    """How far below the possible a model gets on tokens that nobody can predict."""
+    learned = learn_random_tokens(bench, steps)
+    gained = learned.bound - learned.loss
+    return Outcome(regime="random tokens", seed=bench.seed, curve=(learned.bound,), final=learned.loss, hidden=gained)
 
 
 def resting(curve: list[float]) -> float:
