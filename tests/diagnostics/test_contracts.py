@@ -30,8 +30,9 @@ from tests import subjects
 
 SEED = 3
 CURVE = tuple(1.2 + 2.0 * step**-0.5 for step in range(1, 62))
-FORWARD = ("torch-encoder", "gru", "gpt2", "mlp", "encoder-decoder")
-FEW = ("mlp", "encoder-decoder")  # what costs seconds runs on these by default
+FEW = ("mlp", "gru")  # everything runs on these by default: one without a token view, one with every view
+READ = (*FEW, "nn-transformer")  # probes that only run forward are read on this one too: time-first, padded, masked
+CHANGED = (*FEW, "torch-encoder")  # changes are made to this one too: it has attention
 
 
 def members(package: Any, kind: type) -> list[Any]:
@@ -51,10 +52,10 @@ def subject_of(name: str) -> Subject:
 
 
 def on_every_subject() -> Iterator[Any]:
-    """probe, subject name; training probes on the slower subjects are marked slow."""
+    """probe, subject name; by default on a few subjects."""
     for probe in PROBES:
-        for name in FORWARD:
-            slow = probe.cost == "training" and name not in FEW
+        for name in subjects.HEALTHY:
+            slow = name not in (FEW if probe.cost == "training" else READ)
             marks = [pytest.mark.slow] if slow else []
             yield pytest.param(probe, name, id=f"{probe.name}-{name}", marks=marks)
 
@@ -246,7 +247,7 @@ def changes() -> list[Any]:
     return [
         pytest.param(change, name, id=f"{title}-{name}")
         for title, change, needs in [*cures, *plants]
-        for name in FEW
+        for name in CHANGED
         if subject_of(name).missing(needs) is None
     ]
 
