@@ -13,8 +13,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from diagnostics.bench import open_bench
-from diagnostics.causes import Budget, Trials
-from diagnostics.diagnosis import Diagnosis
+from diagnostics.causes import Budget, Trials, told_first
+from diagnostics.diagnosis import Cause, Diagnosis, Milestone
 from diagnostics.fault import Fault, Finding, is_alarm, is_present, not_tested
 from diagnostics.faults import CATALOGUE
 from diagnostics.levels import (
@@ -73,6 +73,7 @@ def examine(
     causes, harmless = trials.causes()
     repair_order = in_repair_order(cause.finding.fault for cause in causes if cause.confirmed)
     milestones = trials.milestones(frozenset(repair_order))
+    causes, harmless = with_suspects(causes, harmless, milestones)
     levels = reference_levels(subject)
     history = tuple(subject.history.values()) if subject.history else ()
     return Diagnosis(
@@ -94,6 +95,21 @@ def examine(
         seeds=budget.seeds,
         seconds=time.perf_counter() - start,
     )
+
+
+def with_suspects(
+    causes: tuple[Cause, ...], harmless: tuple[Cause, ...], milestones: Sequence[Milestone]
+) -> tuple[tuple[Cause, ...], tuple[Cause, ...]]:
+    """Signs that no trial confirms are harmless where the setup learns, and suspects where it does not.
+
+    Where nothing is confirmed and what a sound setup must reach is missed, something is still to be explained.
+    """
+    missed = any(milestone.required and milestone.values and not milestone.reached for milestone in milestones)
+    if not missed or any(cause.confirmed for cause in causes):
+        return causes, harmless
+    suspects = tuple(cause for cause in harmless if is_alarm(cause.finding))
+    rest = tuple(cause for cause in harmless if cause not in suspects)
+    return tuple(sorted((*causes, *suspects), key=told_first)), rest
 
 
 def try_loss(subject: Subject) -> None:
@@ -148,7 +164,8 @@ def behind(
     subject: Subject, findings: Sequence[Finding], alarms: Sequence[Fault], taken: Callable[..., dict[str, Reading]]
 ) -> tuple[Finding, ...]:
     """The findings, with what comes to light once the alarms are repaired together."""
-    followed = {finding.fault.id for finding in consequences(findings)}
+    gone, there = {fault.id for fault in alarms}, {f.fault.id for f in findings if is_present(f)}
+    followed = {f.fault.id for f in consequences(findings) if there & set(f.fault.follows_from) <= gone}
     others = [
         f.fault for f in findings if f.fault.grade != "explanation" and (not is_present(f) or f.fault.id in followed)
     ]

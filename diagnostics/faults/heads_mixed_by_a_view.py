@@ -23,6 +23,7 @@ from diagnostics.attention import DOT_PRODUCT, PRODUCTS, AttentionWatch, plain_n
 from diagnostics.bench import open_bench
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.intervention import surrounded
+from diagnostics.interventions.split_heads import SPLIT_HEADS
 from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionWeights
 from diagnostics.subject import Subject
 
@@ -96,6 +97,7 @@ FAULT = Fault(
     measured_by=(ATTENTION_WEIGHTS,),
     judge=judge,
     plant=plant,
+    remedies=(SPLIT_HEADS,),
     looks_like=("future-token-leak", "position-blind"),
     wrong="queries = projected.view(batch, heads, time, d_k)",
     right="queries = projected.view(batch, time, heads, d_k).transpose(1, 2)",

@@ -84,6 +84,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(REPAIR_MASKS,),
+    follows_from=("parameters-not-registered",),
     looks_like=("attention-softmax-over-the-wrong-axis", "future-token-leak", "mask-too-weak"),
     wrong="weights = scores.softmax(-1).masked_fill(hidden, 0.0)",
     right='weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)',

@@ -52,6 +52,7 @@ FAULT = Fault(
     plant=plant,
     remedies=(ATTACH_RESIDUALS,),
     looks_like=("residual-missing",),
+    follows_from=("frozen-embedding", "graph-cut"),
     wrong="x = x.detach() + self.attention(self.norm(x))",
     right="x = x + self.attention(self.norm(x))",
 )

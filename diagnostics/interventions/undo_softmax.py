@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.model_call import before_softmax
 from diagnostics.subject import Batch, Subject
-from diagnostics.watch import LOG_SOFTMAXES, ForwardWatch
+from diagnostics.watch import LOG_SOFTMAXES, SOFTMAXES, ForwardWatch
 
 
 class LogitsForLoss(ForwardWatch):
@@ -26,7 +26,7 @@ class LogitsForLoss(ForwardWatch):
             given = kwargs.pop("input", None)
             given, rest = (args[0], args[1:]) if given is None else (given, args)
             return func(self.logits(given), *rest, **kwargs)
-        if func in LOG_SOFTMAXES:  # a cross-entropy that is written out
+        if func in LOG_SOFTMAXES or func in SOFTMAXES:  # a cross-entropy that is written out
             return super().call(func, (before_softmax(self, args[0]), *args[1:]), kwargs)
         return super().call(func, args, kwargs)
 

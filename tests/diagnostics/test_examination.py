@@ -457,6 +457,16 @@ def test_what_changes_nothing_has_no_effect_and_no_place_in_the_repair_order(in_
     assert "no gain beyond noise" in cause(found, "idle").because
 
 
+@pytest.mark.parametrize(("fit", "state"), [(0.01, "healthy"), (2.0, "faulty")])
+def test_a_sign_without_effect_is_a_suspect_only_where_something_is_left_to_explain(
+    fit: float, state: str, in_world: Examined
+) -> None:
+    found = in_world(World(fit=flat(fit), honest=flat(3.0)), fault("hint", grade="sign"))
+    assert found.state == state
+    assert roles(found) == {"hint": "no effect here"}
+    assert bool(found.causes) == (state == "faulty")
+
+
 def test_runs_that_fail_leave_a_cause_unconfirmed(in_world: Examined) -> None:
     found = in_world(World(fit=flat(math.nan), honest=flat(math.nan)), fault("it"))
     assert roles(found) == {"it": "not confirmed"}
