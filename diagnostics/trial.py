@@ -244,7 +244,7 @@ def answer_at(view: TokenView, batch: Batch) -> int | None:
     return place if place is not None and 0 < place < stream.shape[1] else None
 
 
-def mean_loss(view: TokenView, scored: Sequence[tuple[Batch, Float[Tensor, "batch vocab"]]]) -> float | None:
+def mean_loss(view: TokenView, scored: Sequence[tuple[Batch, Float[Tensor, "_ _"]]]) -> float | None:
     """Cross-entropy of the batches' last targets, those left out aside; None where none counts."""
     total, count = 0.0, 0
     for batch, scores in scored:

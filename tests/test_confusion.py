@@ -48,6 +48,9 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     "saturated-output": {
         "embedding-scale": "planted by enlarging the head, which in the stuck run's model is the embedding as well",
     },
+    "vocabulary-too-large": {
+        "head-vocabulary-mismatch": "the plant gives the text more tokens, and the scores keep their classes",
+    },
     "softmax-before-cross-entropy": {
         "generates-uniform-tokens": "what the model returns is softmaxed once more when text is drawn from it",
         "generation-differs-from-training": "what the model returns is softmaxed once more when text is drawn from it",

@@ -9,8 +9,8 @@ Judged by:     from EARLY of the run on the factor stays below a hundredth of it
 Looks like:    learning-rate-too-low, needs-more-steps, learning-rate-zero.
 Remedy:        step the scheduler once per what its length was counted in; total_steps of the whole run.
 Blind spots:   schedules without a history to say how long the run was; schedulers inside the subject's own step.
-Source:        torch.optim.lr_scheduler, "How to adjust learning rate". EARLY: ours; cosine to zero passes a hundredth
-               at 94 % of the run, a square root of steps never.
+Source:        torch.optim.lr_scheduler, "How to adjust learning rate". EARLY, NO_RUN: ours; cosine to zero passes a
+               hundredth at 94 % of the run, a square root of steps never.
 """
 
 from dataclasses import replace
@@ -24,6 +24,7 @@ from diagnostics.subject import LossHistory, Subject
 
 EARLY = 0.5  # of the run
 SHORTEST = 50  # steps of history; fewer say nothing
+NO_RUN = 20  # steps: a rate that is gone by then was not planned, however long the run
 PLANTED_STEPS, HALF_LIFE = 61, 2
 
 
@@ -36,6 +37,8 @@ def judge(settings: OptimizerSettings) -> Verdict:
         f"the learning rate is below a hundredth of its peak from step {settings.faded_step} on, of "
         f"{settings.horizon} steps"
     )
+    if not settings.from_history and settings.faded_step < NO_RUN:
+        return present(f"{told}: no run is meant to be that short", **numbers)
     if not settings.from_history or settings.horizon < SHORTEST:
         return unclear(f"{told}; how long the run was meant to be is not known", **numbers)
     if settings.faded_step < EARLY * settings.horizon:

@@ -61,5 +61,5 @@ def test_healthy_subjects_keep_the_contract_of_their_views(name: str) -> None:
     batch = next(subject.batches(0))
     stream, targets = view.tokens(batch), view.targets(batch)
     assert torch.equal(view.tokens(view.with_tokens(batch, stream.flip(0))), stream.flip(0))
-    assert torch.equal(targets, stream[:, 1:])
+    assert torch.equal(targets, stream if name == "t5" else stream[:, 1:])  # t5 puts its start token in front itself
     assert view.logits(subject.model, batch).shape == (*targets.shape, view.vocab_size)
