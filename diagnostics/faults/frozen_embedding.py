@@ -78,7 +78,7 @@ FAULT = Fault(
     plant=plant,
     remedies=(UNFREEZE_EMBEDDING,),
     looks_like=("parameters-not-in-the-optimizer", "learning-rate-too-low"),
-    follows_from=("graph-cut", "parameters-frozen"),
+    follows_from=("graph-cut", "memory-not-used", "parameters-frozen"),
     wrong="embedding = nn.Embedding.from_pretrained(torch.randn(vocab, d_model))  # freeze=True",
     right="embedding = nn.Embedding(vocab, d_model)",
 )

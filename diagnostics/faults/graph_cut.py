@@ -92,6 +92,7 @@ FAULT = Fault(
         "frozen-embedding",
         "learning-rate-too-low",
     ),
+    follows_from=("memory-not-used",),
     wrong="memory = self.encoder(source).detach()\nscores = self.decoder(target, memory)",
     right="memory = self.encoder(source)\nscores = self.decoder(target, memory)",
 )

@@ -54,6 +54,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     looks_like=("graph-cut", "parameters-frozen"),
+    follows_from=("memory-not-used",),
     wrong="self.project = nn.Linear(d_model, d_model)   # and forward never calls it",
     right="attended = self.project(attended)",
 )

@@ -66,6 +66,7 @@ FAULT = Fault(
         "initial-logits-too-large",
         "inputs-not-scaled",
         "loss-without-gradient",
+        "memory-not-used",
         "no-final-norm",
         "norm-missing",
         "residual-detached",
