@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics.bench import Bench
 from diagnostics.model_call import call_arguments
-from diagnostics.watch import TorchCalls, watched_loss
+from diagnostics.watch import ForwardWatch, TorchCalls, watched_loss
 
 BATCHES = 3  # in none of them padding may stand anywhere else than at the ends of rows
 FEWEST_IDS = 4  # with fewer different numbers an argument is a mask or a kind of token, and its last id no padding
@@ -78,9 +78,9 @@ def noise(like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def padded_arguments(bench: Bench, model: nn.Module) -> list[PaddedArgument]:
     """The padded arguments of the model in eval mode, in the order of its call."""
-    named = named_ids(bench, model)
     with Lookups() as lookups, torch.no_grad():
-        bench.subject.loss(model, bench.batch(0))
+        _, watch = watched_loss(bench.subject, model, bench.batch(0))
+    named = named_ids(bench, model, watch)
     grids = [token_arguments(bench, model, index) for index in range(BATCHES)]
     found = []
     for name, values in grids[0].items():
@@ -107,10 +107,8 @@ def token_arguments(bench: Bench, model: nn.Module, index: int) -> dict[str, Int
     }
 
 
-def named_ids(bench: Bench, model: nn.Module) -> dict[int, str]:
+def named_ids(bench: Bench, model: nn.Module, watch: ForwardWatch) -> dict[int, str]:
     """Ids that somebody calls padding, and where that is said."""
-    with torch.no_grad():
-        _, watch = watched_loss(bench.subject, model, bench.batch(0))
     found = {call.ignore_index: "the loss" for call in watch.losses if call.ignore_index >= 0 and not call.by_hand}
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:

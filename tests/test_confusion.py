@@ -32,7 +32,14 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     "inverted-mask": LEAKS,
     "mask-added-after-the-softmax": LEAKS,
     "mask-hides-the-token-itself": LEAKS,
-    "mask-too-weak": LEAKS,
+    "mask-too-weak": LEAKS
+    | {"padding-mask-missing": "masks over padding are as weak as the others; told as its consequence"},
+    "future-token-leak": {
+        "padding-mask-missing": "what hid later tokens hid padding behind them, too; told as its consequence",
+    },
+    "memory-not-used": {
+        "vanishing-gradients": "the encoder's layers get no gradient; told as its consequence",
+    },
     "batch-coupling": {
         "norm-over-the-wrong-axis": "planted by norms that work over the batch, which is a wrong axis",
     },

@@ -90,6 +90,7 @@ FAULT = Fault(
         "attention-softmax-over-the-wrong-axis",
         "batch-coupling",
         "batch-first-mismatch",
+        "future-token-leak",
         "heads-mixed-by-a-view",
         "mask-added-after-the-softmax",
         "mask-too-weak",
