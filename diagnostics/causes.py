@@ -41,7 +41,7 @@ FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfit
 LEAK_RANKS = 3  # repair ranks 30-39: leaks, which are the causes known to be redundant
 UNFIT_ABOVE = 0.5  # nats on one batch: it is not being learned (below, it is learned slowly)
 STILL_FAULTS = 3  # with more faults than this, repairing a single one leaves a run that stands still
-DEVIATION_SHARE = 0.1  # of the honest loss: what a departure from a recipe must cost before it is called a cause; ours
+DEVIATION_SHARE = 0.25  # of the honest loss: what a departure from a recipe must cost before it is called a cause; ours
 HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
 RANDOM_STEPS = 300  # on random tokens: attention without a mask is learned to be read after 200 (docs/log.md)
 UNFIT_SHARE = 0.3  # of the first loss: the same as UNFIT_ABOVE for losses that are not in nats
@@ -570,12 +570,16 @@ def is_harmless(cause: Cause) -> bool:
 def told_first(cause: Cause) -> tuple[int, int, float, str]:
     """What a report tells first: what is confirmed by its role, then proofs, signs, departures and consequences, each
     in the order of repair: what hides others first."""
-    grade = ("proof", "sign").index(cause.finding.fault.grade) if cause.finding.fault.grade in ALARMING else 2
-    role = ROLES.index(cause.role)
-    if cause.confirmed and grade < 2:
-        return role, grade, -weight(cause), cause.id
-    place = len(ROLES) + (grade if cause.role != "follows from others" else 3)
-    return place, cause.finding.fault.repair_rank, 0.0, cause.id
+    fault, role = cause.finding.fault, ROLES.index(cause.role)
+    if cause.confirmed and fault.grade in ALARMING:
+        return role, ALARMING.index(fault.grade), -weight(cause), cause.id
+    if cause.role == "follows from others":
+        place = 4
+    elif fault.grade not in ALARMING:
+        place = 3
+    else:
+        place = 2 if fault.grade == "sign" and cause.role == "no effect here" else ALARMING.index(fault.grade)
+    return len(ROLES) + place, fault.repair_rank, 0.0, cause.id
 
 
 def beside_placebo(cause: Cause, placebos: Mapping[tuple[frozenset[str], Regime], tuple[Outcome, ...]]) -> Cause:

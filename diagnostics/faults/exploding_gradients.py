@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
 from diagnostics.interventions.chain_before_head import chain_before_head
+from diagnostics.interventions.clip_gradients import CLIP_NORM, clip_gradients
 from diagnostics.probes.first_gradient import FIRST_GRADIENT, FirstGradient
 from diagnostics.subject import Subject
 
@@ -64,6 +65,7 @@ FAULT = Fault(
     measured_by=(FIRST_GRADIENT,),
     judge=judge,
     plant=plant,
+    remedies=(clip_gradients(CLIP_NORM),),
     looks_like=("learning-rate-too-high", "no-gradient-clipping"),
     follows_from=(
         "initial-logits-too-large",
