@@ -27,6 +27,9 @@ TRAINED = ("gru", "mlp")  # with the probes that train
 LEAKS = {"future-token-leak": "what the fault lets through is the future; it is told as its consequence"}
 
 CROSS_FIRES: dict[str, dict[str, str]] = {
+    "attention-collapsed": {
+        "position-blind": "scores so large drown a bias by distance; told as its consequence",
+    },
     "attention-softmax-over-the-wrong-axis": LEAKS,
     "heads-mixed-by-a-view": LEAKS,
     "inverted-mask": LEAKS,

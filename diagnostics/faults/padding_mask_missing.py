@@ -11,8 +11,8 @@ Looks like:    mask-too-weak, padding-counted-in-loss.
 Remedy:        mask padded keys in every attention over them, that of the decoder over the encoder's outputs included.
 Blind spots:   padding whose id nobody names; embeddings that are looked up outside the model; an attention that finds
                the samples of a batch at an unusual place; recurrent layers, which read padding without attention.
-Source:        Vaswani et al. 2017, section 3.2.3; torch.nn.MultiheadAttention, ``key_padding_mask``. MOVED: ours, six
-               digits above rounding in double precision and one in single.
+Source:        Vaswani et al. 2017, section 3.2.3; torch.nn.MultiheadAttention, ``key_padding_mask``. MOVED: ours, four
+               digits above rounding in double precision; in single precision ten times what rounding may move.
 """
 
 from typing import Any, no_type_check
@@ -26,7 +26,7 @@ from diagnostics.interventions.rewrite_attention import fill
 from diagnostics.probes.padding_influence import PADDING_INFLUENCE, PaddingInfluence
 from diagnostics.subject import Subject
 
-MOVED = 1e-3
+MOVED = 1e-5
 
 
 def judge(influence: PaddingInfluence) -> Verdict:
@@ -36,13 +36,14 @@ def judge(influence: PaddingInfluence) -> Verdict:
     worst = max(influence.sources, key=lambda each: (not each.inverted and each.seeing > 0, each.moved))
     said = f"another embedding of the padding (id {worst.id}) in {worst.argument} moves outputs at real places by"
     numbers = {"movement": worst.moved, "weight on padding": worst.weight}
-    if worst.moved <= MOVED:
+    least = max(MOVED, 10 * influence.rounding)
+    if worst.moved <= least:
         if max(worst.moved, worst.moved_by_text) <= influence.rounding:
             return unclear(f"nothing in {worst.argument} moves any output, neither padding nor text")
         return absent(f"{said} {worst.moved:.1g} standard deviations, of text by {worst.moved_by_text:.2g}", **numbers)
     if worst.inverted:
         return absent(f"{said} {worst.moved:.2g} standard deviations, but the mask is there and turned round")
-    if worst.moved_hidden is None or worst.moved_hidden > MOVED or not worst.seeing:
+    if worst.moved_hidden is None or worst.moved_hidden > least or not worst.seeing:
         return unclear(f"{said} {worst.moved:.2g} standard deviations, but not through attention alone")
     if worst.known_from == "the rows":
         return unclear(f"{said} {worst.moved:.2g} standard deviations, but nobody calls that id padding")

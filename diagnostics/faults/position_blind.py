@@ -97,7 +97,7 @@ FAULT = Fault(
     measured_by=(CONTEXT_ORDER,),
     judge=judge,
     plant=plant,
-    follows_from=("positions-on-the-batch-axis", "batch-first-mismatch"),
+    follows_from=("attention-collapsed", "batch-first-mismatch", "positions-on-the-batch-axis"),
     looks_like=("at-the-entropy-floor", "learning-rate-too-low"),
     wrong="x = embedding(tokens)",
     right="x = embedding(tokens) + positions[: tokens.shape[1]]",
