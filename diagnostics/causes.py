@@ -15,7 +15,7 @@ confirms, a placebo is run on the same seeds: every mechanism of an intervention
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,32 +24,51 @@ from itertools import combinations, pairwise
 import torch
 
 from diagnostics.bench import open_bench
-from diagnostics.diagnosis import ROLES, Cause, Milestone, PathStep, Role, Run
+from diagnostics.diagnosis import Cause, Milestone, PathStep, Role, Run
 from diagnostics.fault import ALARMING, Fault, Finding, is_alarm, is_present
 from diagnostics.interventions.placebo import placebo
 from diagnostics.levels import heldout_unigram
 from diagnostics.probe import Progress
+from diagnostics.quantities import (
+    EVALUATED,
+    FIT,
+    HIDDEN,
+    HONEST,
+    HONEST_NATS,
+    IMPOSSIBLE,
+    LOWEST,
+    LossOf,
+    first_loss,
+    learned_at,
+    loss_at,
+    mean_or_none,
+    still_falls,
+)
 from diagnostics.repair import can_repair, in_repair_order, repaired
+from diagnostics.roles import (
+    asked,
+    beside_placebo,
+    costs,
+    decides,
+    gains,
+    is_harmless,
+    measured,
+    told,
+    told_first,
+)
 from diagnostics.rows import few_rows
 from diagnostics.subject import Subject
-from diagnostics.trial import FITTED_BELOW, Outcome, Regime, Trial, train_once
+from diagnostics.trial import Outcome, Regime, Trial, train_once
 from diagnostics.watch import watched_loss
 from diagnostics.workers import one_thread, run_all, workers_available
 
 REGIMES: tuple[Regime, ...] = ("one batch", "fresh batches")
 FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfitting check draws)
 LEAK_RANKS = 3  # repair ranks 30-39: leaks, which are the causes known to be redundant
-UNFIT_ABOVE = 0.5  # nats on one batch: it is not being learned (below, it is learned slowly)
 STILL_FAULTS = 3  # with more faults than this, repairing a single one leaves a run that stands still
-DEVIATION_SHARE = 0.25  # of the honest loss: what a departure from a recipe must cost before it is called a cause; ours
-HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
 RANDOM_STEPS = 300  # on random tokens: attention without a mask is learned to be read after 200 (docs/log.md)
-UNFIT_SHARE = 0.3  # of the first loss: the same as UNFIT_ABOVE for losses that are not in nats
-LEARNED_SHARE = 0.1  # of the loss above the reference is left: the step at which learning speeds are compared
 ONE_BATCH_ROWS = 8  # of the one batch: learned by heart sooner, and what forbids it forbids it all the same
 LONGER = 5  # times the steps of one batch, where it is still being learned at their end
-STILL_FALLS = 0.1  # of the loss of one batch goes away in the second half of its steps: it is still being learned
-SMOOTHED = 5  # steps whose median stands for the loss at a step
 LEAST_STEPS = 40  # of a run that the time allows: fewer show nothing
 NEEDED_RUNS = 4  # both regimes, without and with everything repaired: made however short the time is
 TRIALS_TIME = 0.6  # of the time that is left; placebos, milestones and the way of repairs come after
@@ -77,54 +96,6 @@ class Budget:
     alone_steps: int = 100
     workers: int | None = None
     seconds: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossOf:
-    """Which loss of an outcome is compared, and in which regime it was trained."""
-
-    name: str
-    regime: Regime
-    take: Callable[[Outcome], float]
-
-
-def honest_in_best_unit(outcome: Outcome) -> float:
-    """Bits per byte where there is text (they compare vocabularies), otherwise nats per token; NaN if neither."""
-    if outcome.bits_per_byte is not None:
-        return outcome.bits_per_byte
-    return math.nan if outcome.honest is None else outcome.honest
-
-
-FIT = LossOf(name="loss of one batch (nats per token)", regime="one batch", take=lambda outcome: outcome.final)
-LOWEST = LossOf(
-    name="lowest possible loss of one batch (nats per token)",
-    regime="one batch",
-    take=lambda outcome: outcome.lowest_possible,
-)
-HIDDEN = LossOf(
-    name="what the training loss hides (nats per token)",
-    regime="fresh batches",
-    take=lambda outcome: math.nan if outcome.hidden is None else outcome.hidden,
-)
-IMPOSSIBLE = LossOf(
-    name="nats below what is possible on random tokens",
-    regime="random tokens",
-    take=lambda outcome: math.nan if outcome.hidden is None else outcome.hidden,
-)
-EVALUATED = LossOf(
-    name="validation loss as the setup computes it",
-    regime="fresh batches",
-    take=lambda outcome: math.nan if outcome.evaluated is None else outcome.evaluated,
-)
-HONEST = LossOf(name="honest held-out loss (bits per byte)", regime="fresh batches", take=honest_in_best_unit)
-HONEST_NATS = LossOf(
-    name="honest held-out loss (nats per token)",
-    regime="fresh batches",
-    take=lambda outcome: math.nan if outcome.honest is None else outcome.honest,
-)
-
-
-LOSSES = (FIT, HIDDEN, IMPOSSIBLE, EVALUATED, HONEST, HONEST_NATS)
 
 
 class Trials:
@@ -502,139 +473,10 @@ class Trials:
         )
 
 
-def asked(before: frozenset[str], after: frozenset[str], everything: frozenset[str]) -> str:
-    """What a trial compares, in words."""
-    changed = " and ".join(sorted(after - before))
-    rest = "nothing else repaired" if not before else "all else repaired"
-    if before and not after >= everything:
-        rest = f"all else repaired but {' and '.join(sorted(everything - after))}"
-    return f"repair {changed}, {rest}"
-
-
-def weight(cause: Cause) -> float:
-    """How much a cause matters among those of the same role: the share, or the effect, of its deciding trial."""
-    if not cause.trials:
-        return 0.0
-    trial = cause.trials[0]
-    shares = ("holds the loss up", "pins the loss", "slows learning", "flatters the loss")
-    return trial.share if cause.role in shares else abs(trial.effect)
-
-
-def gains(trial: Trial) -> bool:
-    """Whether an honest loss falls by more than noise, and by enough to be worth a repair."""
-    return trial.counts and trial.effect > HARM_SHARE * statistics.fmean(trial.after)
-
-
-def costs(trial: Trial) -> bool:
-    """Whether a departure from a recipe costs enough to be called a cause."""
-    return gains(trial) and trial.effect > DEVIATION_SHARE * statistics.fmean(trial.after)
-
-
-def decides(role: Role, trial: Trial) -> bool:
-    """Whether this trial gives a fault this role."""
-    if role in ("holds the loss up", "pins the loss"):
-        return trial.confirms and is_unfit(trial)
-    if role == "no effect here":
-        return False
-    if role == "slows learning":
-        return trial.confirms
-    if role == "flatters the loss":
-        return gives_away(trial)
-    if role == "misleads the evaluation":
-        return (trial.counts or trial.harms) and abs(trial.effect) > HARM_SHARE * abs(statistics.fmean(trial.after))
-    return gains(trial)
-
-
-def gives_away(trial: Trial) -> bool:
-    """Whether a loss was better than it should have been: what it hides goes away, or the loss itself gets worse."""
-    if trial.quantity in (HIDDEN.name, IMPOSSIBLE.name):
-        return trial.confirms and trial.effect > HARM_SHARE * trial.start
-    return trial.harms and -trial.effect > HARM_SHARE * abs(statistics.fmean(trial.before))
-
-
-def is_unfit(trial: Trial) -> bool:
-    """Whether one batch is not learned without the repair: too many nats, or too much of the first loss, are left."""
-    if trial.rescues:
-        return True
-    before = statistics.fmean(trial.before)
-    most = UNFIT_SHARE * (trial.start - trial.reference)
-    return before > UNFIT_ABOVE or (math.isfinite(most) and before - trial.reference > most)
-
-
-def is_harmless(cause: Cause) -> bool:
-    """Whether trials say that a deviation, or a mere sign, does nothing here."""
-    grade = cause.finding.fault.grade
-    return not cause.confirmed and (grade == "deviation" or (grade == "sign" and cause.role == "no effect here"))
-
-
-def told_first(cause: Cause) -> tuple[int, int, float, str]:
-    """What a report tells first: what is confirmed by its role, then proofs, signs, departures and consequences, each
-    in the order of repair: what hides others first."""
-    fault, role = cause.finding.fault, ROLES.index(cause.role)
-    if cause.confirmed and fault.grade in ALARMING:
-        return role, ALARMING.index(fault.grade), -weight(cause), cause.id
-    if cause.role == "follows from others":
-        place = 4
-    elif fault.grade not in ALARMING:
-        place = 3
-    else:
-        place = 2 if fault.grade == "sign" and cause.role == "no effect here" else ALARMING.index(fault.grade)
-    return len(ROLES) + place, fault.repair_rank, 0.0, cause.id
-
-
-def beside_placebo(cause: Cause, placebos: Mapping[tuple[frozenset[str], Regime], tuple[Outcome, ...]]) -> Cause:
-    """The cause with a placebo beside its deciding trial; not confirmed where that does as much."""
-    decisive = cause.trials[0]
-    loss = next(each for each in LOSSES if each.name == decisive.quantity)
-    outcomes = placebos[frozenset(decisive.repaired), decisive.regime]
-    at = decisive.steps
-    sham = tuple(loss.take(each) if at is None else loss_at(each.curve, at - 1) for each in outcomes)
-    if not all(map(math.isfinite, sham)):
-        return cause
-    decisive = replace(decisive, sham=sham)
-    cause = replace(cause, trials=(decisive, *cause.trials[1:]))
-    if decisive.beats_sham:
-        return cause
-    because = f"{cause.because}; but a placebo moves it by {decisive.sham_effect:.2g} as well"
-    return replace(cause, role="no effect here", because=because, only_with=())
-
-
-def still_falls(outcome: Outcome) -> bool:
-    """Whether one batch is not learned yet, and was still being learned in the second half of the steps."""
-    halfway, end = loss_at(outcome.curve, len(outcome.curve) // 2), loss_at(outcome.curve, len(outcome.curve))
-    return end > FITTED_BELOW and end < (1 - STILL_FALLS) * halfway
-
-
 def gives_classes(subject: Subject) -> bool:
     """Whether the loss is a classification loss, and so in nats."""
     with open_bench(subject, 0) as bench, torch.no_grad():
         return bool(watched_loss(subject, bench.model, bench.batch(0))[1].losses)
-
-
-def mean_or_none(values: Sequence[float]) -> float | None:
-    """The mean; None where there is nothing, or something that is not finite."""
-    return statistics.fmean(values) if values and all(map(math.isfinite, values)) else None
-
-
-def first_loss(outcomes: Sequence[Outcome]) -> float:
-    """Mean loss at the first step; NaN where no curve was kept."""
-    firsts = [outcome.curve[0] for outcome in outcomes if outcome.curve]
-    return statistics.fmean(firsts) if firsts else math.nan
-
-
-def loss_at(curve: Sequence[float], step: int) -> float:
-    """The median of the last SMOOTHED losses at a step (from 0); a run that stopped early stays where it was."""
-    upto = curve[: step + 1]
-    return statistics.median(upto[-SMOOTHED:]) if upto else math.nan
-
-
-def learned_at(curves: Sequence[Sequence[float]], lowest: float, start: float) -> int | None:
-    """The first step at which the curves' mean has come within LEARNED_SHARE of the way from start to lowest."""
-    line = lowest + LEARNED_SHARE * (start - lowest)
-    for step in range(SMOOTHED, max(map(len, curves))):
-        if statistics.fmean(loss_at(curve, step) for curve in curves) <= line:
-            return step
-    return None
 
 
 def seconds_per_step(subject: Subject) -> float:
@@ -645,34 +487,3 @@ def seconds_per_step(subject: Subject) -> float:
             bench.train(bench.one_batch(), 3, after_update=lambda step: times.append(time.perf_counter()))
     gaps = [b - a for a, b in pairwise(times)]
     return min(gaps[1:] or gaps or [0.0])
-
-
-def measured(trials: list[tuple[Role, Trial]]) -> list[tuple[Role, Trial]]:
-    """Those of the trials that came to a number on both sides."""
-    return [(role, trial) for role, trial in trials if is_measured(trial)]
-
-
-def is_measured(trial: Trial) -> bool:
-    """Whether both sides were run over all seeds and came to a number, or diverged on one side alone."""
-    both = (*trial.before, *trial.after)
-    return len(both) == 2 * len(trial.seeds) and (trial.rescues or all(map(math.isfinite, both)))
-
-
-def told(role: Role | None, trial: Trial) -> str:
-    """One sentence with the deciding numbers of a trial."""
-    before, after = statistics.fmean(trial.before), statistics.fmean(trial.after)
-    change = f"{trial.question}: {trial.quantity} {before:.4g} -> {after:.4g}"
-    noise = f"paired error {trial.effect_error:.2g}, seeds alone {trial.seed_spread:.2g}, {len(trial.seeds)} seeds"
-    if role == "slows learning":
-        change = f"{change} after {trial.steps} steps"
-    if trial.rescues:
-        return f"{change}: every run diverges without the repair, none with it ({len(trial.seeds)} seeds)"
-    if role in ("holds the loss up", "pins the loss", "slows learning") or trial.quantity in (
-        HIDDEN.name,
-        IMPOSSIBLE.name,
-    ):
-        return f"{change}; {trial.share:.0%} of the loss above {trial.reference:.4g} goes away ({noise})"
-    if role:
-        return f"{change} ({noise})"
-    said = "worse with the repair" if trial.harms else "too little" if gains(trial) else "no gain beyond noise"
-    return f"{change}: {said} ({noise})"

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from diagnostics.bench import open_bench
-from diagnostics.causes import Budget, Trials, told_first
+from diagnostics.causes import Budget, Trials
 from diagnostics.diagnosis import Cause, Diagnosis, Milestone
 from diagnostics.fault import Fault, Finding, is_alarm, is_present, not_tested
 from diagnostics.faults import CATALOGUE
@@ -31,6 +31,7 @@ from diagnostics.probes.gradient_norms import GRADIENT_NORMS
 from diagnostics.probes.untrained_loss import UNTRAINED_LOSS, kept_targets
 from diagnostics.probes.update_ratios import UPDATE_RATIOS
 from diagnostics.repair import can_repair, in_repair_order, repaired
+from diagnostics.roles import told_first
 from diagnostics.rows import FEW_ROWS, affordable, few_rows
 from diagnostics.subject import Subject
 from diagnostics.trial import first_batches, resting

@@ -15,14 +15,16 @@ from torch import nn
 
 from diagnostics import causes
 from diagnostics.bench import Bench
-from diagnostics.causes import Budget, LossOf, Trials, asked, decides, gains, told
+from diagnostics.causes import Budget, Trials
 from diagnostics.diagnosis import Cause, Diagnosis, Role, to_json
 from diagnostics.examination import examine, look, reference_levels
 from diagnostics.fault import Fault, Finding, Verdict, absent, present
 from diagnostics.faults import CATALOGUE
 from diagnostics.intervention import Intervention
 from diagnostics.probe import Probe
+from diagnostics.quantities import LossOf
 from diagnostics.repair import in_repair_order, repaired
+from diagnostics.roles import asked, decides, gains, told
 from diagnostics.subject import Subject
 from diagnostics.trial import Outcome, Regime, Trial
 from tests import subjects
