@@ -104,6 +104,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(INCLUDE_PARAMETERS,),
+    follows_from=("forward-without-gradient",),
     looks_like=("parameters-not-in-the-optimizer", "learning-rate-too-low"),
     wrong="self.layers = [Layer() for _ in range(6)]",
     right="self.layers = nn.ModuleList(Layer() for _ in range(6))",

@@ -59,7 +59,7 @@ FAULT = Fault(
     judge=judge,
     plant=plant,
     remedies=(TURN_POSITIONS,),
-    follows_from=("parameters-not-registered",),
+    follows_from=("parameters-not-registered", "forward-without-gradient"),
     looks_like=("position-blind", "batch-coupling"),
     wrong="x = x + positions[: x.size(0)].unsqueeze(1)   # x: [batch, time, features]",
     right="x = x + positions[: x.size(1)]                # x: [batch, time, features]",
