@@ -12,6 +12,7 @@ from diagnostics.trial import Outcome, Regime, Trial
 
 UNFIT_ABOVE = 0.5  # nats on one batch: it is not being learned (below, it is learned slowly)
 UNFIT_SHARE = 0.3  # of the first loss: the same as UNFIT_ABOVE for losses that are not in nats
+FELT = 0.1  # of the first loss: what the same must cost at least; a quarter of next to nothing is nothing
 HARM_SHARE = 0.02  # of the honest loss: smaller effects are not worth a repair, even where seeds agree
 DEVIATION_SHARE = 0.25  # of the honest loss: what a departure from a recipe must cost before it is called a cause; ours
 
@@ -38,7 +39,8 @@ def gains(trial: Trial) -> bool:
 
 def costs(trial: Trial) -> bool:
     """Whether a departure from a recipe costs enough to be called a cause."""
-    return gains(trial) and trial.effect > DEVIATION_SHARE * statistics.fmean(trial.after)
+    least = max(DEVIATION_SHARE * statistics.fmean(trial.after), 0.0 if math.isnan(trial.start) else FELT * trial.start)
+    return gains(trial) and trial.effect > least
 
 
 def gives_away(trial: Trial) -> bool:

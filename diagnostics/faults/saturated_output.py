@@ -81,6 +81,7 @@ FAULT = Fault(
     plant=plant,
     remedies=(UNIT_LOGITS,),
     follows_from=(
+        "dead-relus",
         "tied-head-scale",
         "initial-logits-too-large",
         "embedding-scale",

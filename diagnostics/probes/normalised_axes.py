@@ -177,8 +177,9 @@ def normalised(
 def affine(
     module: nn.Module, like: Float[Tensor, "first second features"]
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """(shift, scale) of a normalising module: its own first two parameters that fit, in the usual order."""
-    own = [p.detach().double() for p in module.parameters(recurse=False) if fits_into(p, like)]
+    """(shift, scale) of a normalising module: its own first two parameters that fit, in the usual order, with
+    their gradients."""
+    own = [p.double() for p in module.parameters(recurse=False) if fits_into(p, like)]
     one = torch.ones((), dtype=torch.float64, device=like.device)
     scale = own[0] if own else one
     return (own[1] if len(own) > 1 else 0 * one), scale
