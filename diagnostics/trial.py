@@ -206,12 +206,13 @@ def honest_loss(bench: Bench, batches: Iterable[Batch]) -> float | None:
 
     A language model predicts the last target of each window from the tokens before it, in the way it generates text
     where the token view says how, otherwise with that token replaced by a random one wherever the model could read it.
-    Any other model is asked for its loss as it stands; None where that is not possible.
+    Any other model, and one whose last targets are all padding, is asked for its loss as it stands.
     """
-    model, batches = bench.model.eval(), list(batches)
-    if bench.subject.token_view is None or any(answer_at(bench.tokens, batch) is None for batch in batches):
-        return statistics.fmean(float(bench.loss(model, batch)) for batch in batches) if batches else None
-    loss = mean_loss(bench.tokens, [(batch, last_scores(bench, model, batch)) for batch in batches])
+    model, batches, loss = bench.model.eval(), list(batches), None
+    if bench.subject.token_view is not None and all(answer_at(bench.tokens, batch) is not None for batch in batches):
+        loss = mean_loss(bench.tokens, [(batch, last_scores(bench, model, batch)) for batch in batches])
+    if loss is None and batches:
+        loss = statistics.fmean(float(bench.loss(model, batch)) for batch in batches)
     model.train()
     return loss
 
