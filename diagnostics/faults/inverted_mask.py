@@ -16,20 +16,19 @@ Source:        Vaswani et al. 2017, section 3.2.3; documentation of torch.nn.Mul
 
 from typing import Any, no_type_check
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
 from diagnostics.interventions.repair_masks import REPAIR_MASKS
-from diagnostics.interventions.rewrite_attention import RewrittenAttention, fill, is_window, planted_by
+from diagnostics.interventions.rewrite_attention import causal_mask, planted_masks
 from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionWeights
 from diagnostics.subject import Subject
 
 
 def judge(weights: AttentionWeights) -> Verdict:
     """Present where the whole past is hidden and the whole future is not."""
-    windows = [each for each in weights.attentions if each.square and each.finite]
+    windows = weights.windows
     if not windows:
         return not_tested("no attention of a window to itself was seen")
     inverted = [each for each in windows if each.past == 0 and each.future == 1]
@@ -49,17 +48,10 @@ def judge(weights: AttentionWeights) -> Verdict:
     )
 
 
-class Inverted(RewrittenAttention):
-    """While active, masks over a window hide what they should show."""
-
-    @no_type_check
-    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
-        """Weights under the negation of a mask that looks only back."""
-        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        if is_window(scores, hidden) and bool((hidden == ahead).all()):
-            self.changed += 1
-            return scores.masked_fill(~hidden, -1e9).softmax(axis)
-        return fill(scores, hidden).softmax(axis)
+@no_type_check  # called inside a mode
+def look_ahead(scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."], axis: int) -> Any:
+    """Weights under the negation of a mask."""
+    return scores.masked_fill(~hidden, -1e9).softmax(axis)
 
 
 def plant(subject: Subject) -> Subject:
@@ -68,7 +60,8 @@ def plant(subject: Subject) -> Subject:
     Raises:
         ValueError: it has none.
     """
-    return planted_by(subject, Inverted, "no attention of this subject applies a causal mask that could be inverted")
+    otherwise = "no attention of this subject applies a causal mask that could be inverted"
+    return planted_masks(subject, look_ahead, otherwise, causal_mask)
 
 
 FAULT = Fault(

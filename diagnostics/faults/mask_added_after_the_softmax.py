@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.interventions.repair_masks import REPAIR_MASKS
-from diagnostics.interventions.rewrite_attention import RewrittenAttention, fill, planted_by
+from diagnostics.interventions.rewrite_attention import planted_masks
 from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionFacts, AttentionWeights
 from diagnostics.subject import Subject
 
@@ -53,16 +53,10 @@ def is_late(facts: AttentionFacts) -> bool:
     return below_zero or (lost and facts.used_sum_error is not None and facts.used_sum_error > SUM_ERROR)
 
 
-class Late(RewrittenAttention):
-    """While active, masks set weights to zero instead of scores to minus infinity."""
-
-    @no_type_check
-    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
-        """Weights of all keys, those of hidden ones then set to zero."""
-        if hidden is None:
-            return fill(scores, hidden).softmax(axis)
-        self.changed += 1
-        return scores.softmax(axis).masked_fill(hidden, 0.0)
+@no_type_check  # called inside a mode
+def mask_late(scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."], axis: int) -> Any:
+    """Weights of all keys, those of hidden ones then set to zero."""
+    return scores.softmax(axis).masked_fill(hidden, 0.0)
 
 
 def plant(subject: Subject) -> Subject:
@@ -71,7 +65,7 @@ def plant(subject: Subject) -> Subject:
     Raises:
         ValueError: none of its attentions applies a mask.
     """
-    return planted_by(subject, Late, "no attention of this subject applies a mask")
+    return planted_masks(subject, mask_late, "no attention of this subject applies a mask")
 
 
 FAULT = Fault(

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.interventions.repair_masks import REPAIR_MASKS
-from diagnostics.interventions.rewrite_attention import RewrittenAttention, fill, is_window, planted_by
+from diagnostics.interventions.rewrite_attention import causal_mask, planted_masks
 from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionWeights
 from diagnostics.subject import Subject
 
 
 def judge(weights: AttentionWeights) -> Verdict:
     """Present where a query may use all earlier keys and not its own."""
-    windows = [each for each in weights.attentions if each.square and each.finite]
+    windows = weights.windows
     if not windows:
         return not_tested("no attention of a window to itself was seen")
     strict = [each for each in windows if each.past == 1 and each.own == 0 and each.future == 0]
@@ -41,18 +41,11 @@ def judge(weights: AttentionWeights) -> Verdict:
     )
 
 
-class Strict(RewrittenAttention):
-    """While active, causal masks hide the diagonal too."""
-
-    @no_type_check
-    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
-        """Weights over the keys before the query alone."""
-        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        if is_window(scores, hidden) and bool((hidden == ahead).all()):
-            self.changed += 1
-            own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-            return scores.masked_fill(hidden | own, -1e9).softmax(axis)
-        return fill(scores, hidden).softmax(axis)
+@no_type_check  # called inside a mode
+def look_only_behind(scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."], axis: int) -> Any:
+    """Weights over the keys before the query alone."""
+    own = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    return scores.masked_fill(hidden | own, -1e9).softmax(axis)
 
 
 def plant(subject: Subject) -> Subject:
@@ -61,7 +54,7 @@ def plant(subject: Subject) -> Subject:
     Raises:
         ValueError: it has none.
     """
-    return planted_by(subject, Strict, "no attention of this subject applies a causal mask")
+    return planted_masks(subject, look_only_behind, "no attention of this subject applies a causal mask", causal_mask)
 
 
 FAULT = Fault(

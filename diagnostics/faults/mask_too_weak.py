@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.interventions.repair_masks import REPAIR_MASKS
-from diagnostics.interventions.rewrite_attention import RewrittenAttention, fill, planted_by
+from diagnostics.interventions.rewrite_attention import planted_masks
 from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionWeights
 from diagnostics.subject import Subject
 
@@ -51,16 +51,10 @@ def judge(weights: AttentionWeights) -> Verdict:
     )
 
 
-class Weak(RewrittenAttention):
-    """While active, masks fill in -1e-9."""
-
-    @no_type_check
-    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
-        """Weights of scores whose hidden ones are about zero."""
-        if hidden is None:
-            return fill(scores, hidden).softmax(axis)
-        self.changed += 1
-        return scores.masked_fill(hidden, -1e-9).softmax(axis)
+@no_type_check  # called inside a mode
+def mask_weakly(scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."], axis: int) -> Any:
+    """Weights of scores whose hidden ones are about zero."""
+    return scores.masked_fill(hidden, -1e-9).softmax(axis)
 
 
 def plant(subject: Subject) -> Subject:
@@ -69,7 +63,7 @@ def plant(subject: Subject) -> Subject:
     Raises:
         ValueError: none of its attentions applies a mask.
     """
-    return planted_by(subject, Weak, "no attention of this subject applies a mask")
+    return planted_masks(subject, mask_weakly, "no attention of this subject applies a mask")
 
 
 FAULT = Fault(

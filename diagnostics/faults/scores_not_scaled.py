@@ -19,12 +19,11 @@ import math
 from collections.abc import Callable
 from typing import Any, no_type_check
 
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diagnostics.attention import FACTORS, plain_name, single_factor
+from diagnostics.attention import plain_name
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
-from diagnostics.interventions.rewrite_attention import RewrittenAttention, fill, planted_by
+from diagnostics.interventions.rewrite_attention import RewrittenAttention, planted_by
 from diagnostics.interventions.scale_scores import SCALE_SCORES
 from diagnostics.probe import read
 from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionFacts, AttentionWeights
@@ -70,22 +69,15 @@ def is_unscaled(facts: AttentionFacts) -> bool:
 class Unscaled(RewrittenAttention):
     """While active, no factor stands between the product of queries and keys and the softmax."""
 
-    @no_type_check
-    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
-        """The usual weights."""
-        return fill(scores, hidden).softmax(axis)
-
     @no_type_check  # called for every torch function, and the checks call some themselves
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Leave single factors on scores out."""
-        given = next((a for a in args[:2] if isinstance(a, Tensor) and id(a) in self.chains), None)
-        name = plain_name(func)
-        if given is not None and name in FACTORS and not self.chains[id(given)][1].softmaxed:
-            factor = single_factor(name, args, given)
-            if factor is not None:
-                self.changed += factor < 1
-                return given
-        return super().call(func, args, kwargs)
+        found = self.score_factor(plain_name(func), args)
+        if found is None:
+            return super().call(func, args, kwargs)
+        scores, factor = found
+        self.changed += factor < 1
+        return scores
 
     @no_type_check
     def dot_product(self, given: dict[str, Any]) -> Tensor:

@@ -1,7 +1,6 @@
 """Write every attention anew from its scores and masks; what becomes of them is the subclass's affair."""
 
 import inspect
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, no_type_check
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.attention import (
     DOT_PRODUCT,
+    FACTORS,
     SUMS,
     AttentionWatch,
     Chain,
@@ -20,6 +20,7 @@ from diagnostics.attention import (
     heads_of,
     masking_of,
     plain_name,
+    single_factor,
 )
 from diagnostics.bench import open_bench
 from diagnostics.intervention import surrounded
@@ -40,11 +41,19 @@ class RewrittenAttention(AttentionWatch):
         self.changed = 0
         self.given_scores: dict[int, Tensor] = {}
 
-    @abstractmethod
-    def weigh(
-        self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int
-    ) -> Float[Tensor, "..."]:
-        """Weights from scores; ``axis`` is what the code normalises over."""
+    @no_type_check
+    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
+        """Weights from scores, the usual ones here; ``axis`` is what the code normalises over."""
+        return fill(scores, hidden).softmax(axis)
+
+    @no_type_check
+    def score_factor(self, name: str, args: tuple[Any, ...]) -> tuple[Tensor, float] | None:
+        """Scores before their softmax and the one number that a call multiplies them by; None for any other call."""
+        given = next((a for a in args[:2] if isinstance(a, Tensor) and id(a) in self.chains), None)
+        if given is None or name not in FACTORS or self.chains[id(given)][1].softmaxed:
+            return None
+        factor = single_factor(name, args, given)
+        return None if factor is None else (given, factor)
 
     @no_type_check
     def mask_weights(self, scores: Tensor, hidden: Tensor, weights: Callable[[], Tensor]) -> Tensor:
@@ -145,6 +154,32 @@ class RewrittenAttention(AttentionWatch):
         return F.linear(joined, given["out_proj_weight"], given["out_proj_bias"]), None
 
 
+class RewrittenMasks(RewrittenAttention):
+    """While active, masked scores get their weights from a function; scores without a mask get the usual ones.
+
+    Args:
+        instead: (scores without the mask, what it hides, axis) -> weights.
+        which: (scores, what the mask hides) -> whether it is one of the masks that are meant.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        instead: Callable[[Tensor, Tensor, int], Tensor],
+        which: Callable[[Tensor, Tensor], bool],
+    ) -> None:
+        super().__init__(model)
+        self.instead, self.which = instead, which
+
+    @no_type_check
+    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
+        """Other weights under a mask that is meant."""
+        if hidden is None or not self.which(scores, hidden):
+            return super().weigh(scores, hidden, axis)
+        self.changed += 1
+        return self.instead(scores, hidden, axis)
+
+
 def fill(scores: Float[Tensor, "*shape"], hidden: Bool[Tensor, "..."] | None) -> Float[Tensor, "*shape"]:
     """Scores that no softmax gives any weight where they are hidden."""
     return scores if hidden is None else scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
@@ -166,3 +201,30 @@ def planted_by(subject: Subject, mode: Callable[[nn.Module], RewrittenAttention]
     if not rewritten.changed:
         raise ValueError(otherwise)
     return surrounded(subject, lambda model, batch: mode(model))
+
+
+@no_type_check  # called inside a mode
+def any_mask(scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."]) -> bool:
+    """Every mask is meant."""
+    return True
+
+
+@no_type_check  # called inside a mode
+def causal_mask(scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."]) -> bool:
+    """Whether a mask over a window hides what lies ahead of each query, and nothing else."""
+    ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    return is_window(scores, hidden) and bool((hidden == ahead).all())
+
+
+def planted_masks(
+    subject: Subject,
+    instead: Callable[[Tensor, Tensor, int], Tensor],
+    otherwise: str,
+    which: Callable[[Tensor, Tensor], bool] = any_mask,
+) -> Subject:
+    """The subject whose masked attentions get their weights from ``instead``, as in ``RewrittenMasks``.
+
+    Raises:
+        ValueError: it has no such mask; the message says ``otherwise``.
+    """
+    return planted_by(subject, lambda model: RewrittenMasks(model, instead, which), otherwise)

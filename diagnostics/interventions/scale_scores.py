@@ -3,32 +3,22 @@
 from collections.abc import Callable
 from typing import Any, no_type_check
 
-from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diagnostics.attention import FACTORS, PRODUCTS, plain_name, single_factor
+from diagnostics.attention import plain_name
 from diagnostics.intervention import Intervention
-from diagnostics.interventions.rewrite_attention import RewrittenAttention, fill, planted_by
+from diagnostics.interventions.rewrite_attention import RewrittenAttention, planted_by
 from diagnostics.subject import Subject
 
 
 class ScaledScores(RewrittenAttention):
     """While active, the one factor of scores is 1/sqrt(d_k); factors of the code's own are left out."""
 
-    @no_type_check
-    def weigh(self, scores: Float[Tensor, "..."], hidden: Bool[Tensor, "..."] | None, axis: int) -> Any:
-        """The usual weights."""
-        return fill(scores, hidden).softmax(axis)
-
     @no_type_check  # called for every torch function, and the checks call some themselves
     def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Leave factors on scores out."""
-        given = next((a for a in args[:2] if isinstance(a, Tensor) and id(a) in self.chains), None)
-        name = plain_name(func)
-        known = given is not None and not self.chains[id(given)][1].softmaxed
-        if known and name in FACTORS and name not in PRODUCTS and single_factor(name, args, given) is not None:
-            return given
-        return super().call(func, args, kwargs)
+        found = self.score_factor(plain_name(func), args)
+        return super().call(func, args, kwargs) if found is None else found[0]
 
     @no_type_check
     def softmax(self, chain: Any, given: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -82,6 +82,11 @@ class AttentionWeights:
     attentions: tuple[AttentionFacts, ...]
     untrained: bool
 
+    @property
+    def windows(self) -> list[AttentionFacts]:
+        """Attentions of a window to itself, with finite numbers."""
+        return [each for each in self.attentions if each.square and each.finite]
+
 
 def attention_weights(bench: Bench) -> AttentionWeights:
     """What each attention does while the loss of the first batch is computed."""
