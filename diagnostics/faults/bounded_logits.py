@@ -31,10 +31,8 @@ DISTRIBUTION = 1e-3
 
 def judge(logits: LogitRange) -> Verdict:
     """Present where the scores stay in an interval that is too narrow for their number."""
-    if logits.function is None:
-        return not_tested("no call of cross_entropy or nll_loss was seen while the loss was computed")
-    if not logits.ranges:
-        return not_tested("no product with a weight gives as many numbers as there are classes; no head is known")
+    if logits.missing is not None:
+        return not_tested(logits.missing)
     first, louder, loudest = logits.ranges
     widths = [each.largest - each.smallest for each in (louder, loudest)]
     said = f"with the head a million times louder scores lie between {loudest.smallest:.4g} and {loudest.largest:.4g}"

@@ -17,30 +17,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present, unclear
+from diagnostics.faults.vanishing_gradients import ENOUGH, sizes_of, told_as
 from diagnostics.interventions.chain_before_head import chain_before_head
 from diagnostics.interventions.clip_gradients import CLIP_NORM, clip_gradients
 from diagnostics.probes.first_gradient import FIRST_GRADIENT, FirstGradient
 from diagnostics.subject import Subject
 
 EXPLODED = 1e4
-ENOUGH = 6
 PLANTED = 6.0
 
 
 def judge(facts: FirstGradient) -> Verdict:
     """Present where the first layers get thousands of times the gradient of the last."""
-    if facts.early is None or facts.late is None or facts.products < ENOUGH:
+    sizes = sizes_of(facts)
+    if sizes is None:
         return not_tested(f"a gradient came back to {facts.products} matrix products; {ENOUGH} are needed")
-    numbers = {"early": facts.early, "late": facts.late, "products": float(facts.products)}
-    told = (
-        f"the gradient at the first of {facts.products} matrix products is up to {facts.early:.2g}, at the last "
-        f"{facts.late:.2g}"
-    )
-    if not 0 < facts.late < float("inf"):
-        return unclear(f"{told}: no size to compare with", **numbers)
-    if facts.early > EXPLODED * facts.late:
-        return present(f"{told}: {facts.early / facts.late:.1g} times as much", **numbers)
-    return absent(told, **numbers)
+    early, late = sizes["early"], sizes["late"]
+    told = told_as("up to", sizes)
+    if not 0 < late < float("inf"):
+        return unclear(f"{told}: no size to compare with", **sizes)
+    if early > EXPLODED * late:
+        return present(f"{told}: {early / late:.1g} times as much", **sizes)
+    return absent(told, **sizes)
 
 
 def larger_gradient(output: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -28,10 +28,8 @@ LOUD = 1e3
 
 def judge(logits: LogitRange) -> Verdict:
     """Present where scores are cut off below and free above."""
-    if logits.function is None:
-        return not_tested("no call of cross_entropy or nll_loss was seen while the loss was computed")
-    if not logits.ranges:
-        return not_tested("no product with a weight gives as many numbers as there are classes; no head is known")
+    if logits.missing is not None:
+        return not_tested(logits.missing)
     first, _, loudest = logits.ranges
     numbers = {"smallest": first.smallest, "share of zeros": first.zeros, "negative before": logits.negative}
     said = f"{logits.negative:.0%} of the head's numbers are negative, and the loss gets {first.smallest:.3g} or more"

@@ -27,18 +27,31 @@ PLANTED = 0.5
 
 def judge(facts: FirstGradient) -> Verdict:
     """Present where next to nothing of the gradient reaches the first layers."""
-    if facts.early is None or facts.late is None or facts.products < ENOUGH:
+    sizes = sizes_of(facts)
+    if sizes is None:
         return not_tested(f"a gradient came back to {facts.products} matrix products; {ENOUGH} are needed")
-    numbers = {"early": facts.early, "late": facts.late, "products": float(facts.products)}
-    told = (
-        f"the gradient at the first of {facts.products} matrix products is at most {facts.early:.2g}, at the last "
-        f"{facts.late:.2g}"
+    early, late = sizes["early"], sizes["late"]
+    told = told_as("at most", sizes)
+    if not late > 0:
+        return unclear(f"{told}: there is none to vanish", **sizes)
+    if early < VANISHED * late:
+        return present(f"{told}: {early / late:.1g} of it is left", **sizes)
+    return absent(told, **sizes)
+
+
+def sizes_of(facts: FirstGradient) -> dict[str, float] | None:
+    """The gradients at the first and at the last products, and how many there are; None where these are too few."""
+    if facts.early is None or facts.late is None or facts.products < ENOUGH:
+        return None
+    return {"early": facts.early, "late": facts.late, "products": float(facts.products)}
+
+
+def told_as(bound: str, sizes: dict[str, float]) -> str:
+    """The two gradients in words; ``bound`` says how the first is meant: "at most", "up to"."""
+    return (
+        f"the gradient at the first of {sizes['products']:.0f} matrix products is {bound} {sizes['early']:.2g}, at the "
+        f"last {sizes['late']:.2g}"
     )
-    if not facts.late > 0:
-        return unclear(f"{told}: there is none to vanish", **numbers)
-    if facts.early < VANISHED * facts.late:
-        return present(f"{told}: {facts.early / facts.late:.1g} of it is left", **numbers)
-    return absent(told, **numbers)
 
 
 def plant(subject: Subject) -> Subject:

@@ -1,16 +1,13 @@
 """Leave out the activation that keeps predictions of numbers in a range."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, no_type_check
 
-from torch import nn
-
 from diagnostics.bench import open_bench
-from diagnostics.intervention import Intervention, surrounded
-from diagnostics.interventions.unbound_logits import Unbounded
+from diagnostics.intervention import Intervention
+from diagnostics.interventions.unbound_logits import unbounded
 from diagnostics.probes.regression_pairs import REGRESSION_PAIRS
-from diagnostics.subject import Batch, Subject
+from diagnostics.subject import Subject
 from diagnostics.watch import REGRESSIONS, TorchCalls
 
 
@@ -38,10 +35,7 @@ def free_predictions(subject: Subject) -> Subject:
     if head is None:
         raise ValueError("no product with a weight was seen on the way to a comparison of numbers; no head is known")
 
-    def surroundings(model: nn.Module, batch: Batch | None) -> AbstractContextManager[object]:
-        return Unbounded(model.get_parameter(head))
-
-    return surrounded(subject, surroundings)
+    return unbounded(subject, head)
 
 
 FREE_PREDICTIONS = Intervention(

@@ -1,17 +1,16 @@
 """Leave out what squeezes or cuts the head's result before it reaches the loss."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, no_type_check
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diagnostics.bench import open_bench
 from diagnostics.intervention import Intervention, surrounded
 from diagnostics.probes.logit_range import HEADS, LOGIT_RANGE, uses
-from diagnostics.subject import Batch, Subject
+from diagnostics.subject import Subject
 from diagnostics.watch import TorchCalls, storage
 
 SQUEEZING = (
@@ -70,10 +69,12 @@ def unbound_logits(subject: Subject) -> Subject:
     if head is None:
         raise ValueError("no product with a weight gives as many numbers as there are classes; no head is known")
 
-    def surroundings(model: nn.Module, batch: Batch | None) -> AbstractContextManager[object]:
-        return Unbounded(model.get_parameter(head))
+    return unbounded(subject, head)
 
-    return surrounded(subject, surroundings)
+
+def unbounded(subject: Subject, head: str) -> Subject:
+    """The subject with every forward pass inside ``Unbounded``, told of the head by the name of its weight."""
+    return surrounded(subject, lambda model, batch: Unbounded(model.get_parameter(head)))
 
 
 UNBOUND_LOGITS = Intervention(

@@ -64,14 +64,15 @@ def evaluation_average(bench: Bench) -> EvaluationAverage:
 
 def loss_and_count(bench: Bench, model: torch.nn.Module, batch: Batch) -> tuple[float, int]:
     """A batch's loss and how many targets it is a mean of; 0 where nobody knows."""
-    loss, watch = watched_loss(bench.subject, model, batch)
+    computed, watch = watched_loss(bench.subject, model, batch)
+    loss = float(computed.detach())
     view = bench.subject.token_view
     if watch.losses:
-        return float(loss), len(watch.losses[-1].targets) if watch.losses[-1].reduction == "mean" else 0
+        return loss, len(watch.losses[-1].targets) if watch.losses[-1].reduction == "mean" else 0
     if view is not None:
-        return float(loss), int((kept_targets(view, batch) >= 0).sum())
+        return loss, int((kept_targets(view, batch) >= 0).sum())
     parts = row_parts(batch, bench.subject.batch_axis)
-    return float(loss), len(parts[0]) if parts else 0
+    return loss, len(parts[0]) if parts else 0
 
 
 def weighted(losses: Sequence[float], counts: Sequence[int]) -> float:

@@ -55,6 +55,15 @@ class LogitRange:
     negative: float = 0.0
     ranges: tuple[Range, ...] = ()
 
+    @property
+    def missing(self) -> str | None:
+        """Why there are no ranges; None where there are."""
+        if self.function is None:
+            return "no call of cross_entropy or nll_loss was seen while the loss was computed"
+        if not self.ranges:
+            return "no product with a weight gives as many numbers as there are classes; no head is known"
+        return None
+
 
 class HeadGain(TorchCalls):
     """While active, products with the head's weight come out ``gain`` times larger."""

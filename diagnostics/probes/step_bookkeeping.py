@@ -117,7 +117,7 @@ def criterion_slope(loss: Float[Tensor, ""], watch: CriterionWatch) -> float | N
     tensors = [tensor for tensor, _ in signed]
     slopes = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
     found = [
-        sign * float(slope.flatten()[slope.abs().argmax()])
+        sign * float(slope.detach().flatten()[slope.abs().argmax()])
         for slope, (_, sign) in zip(slopes, signed, strict=True)
         if slope is not None and bool(slope.any())
     ]

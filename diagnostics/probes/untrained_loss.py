@@ -41,12 +41,13 @@ class UntrainedLoss:
 def untrained_loss(bench: Bench) -> UntrainedLoss:
     """The fresh model's loss on the first batch, and the reference levels of the first batches."""
     with torch.no_grad():
-        loss, watch = watched_loss(bench.subject, bench.model, bench.batch(0))
+        computed, watch = watched_loss(bench.subject, bench.model, bench.batch(0))
+    loss = float(computed.detach())  # a loss may be made to require a gradient even here
     call = watch.losses[-1] if watch.losses else None
-    per_target = float(loss) / max(1, len(call.targets)) if call and call.reduction == "sum" else float(loss)
+    per_target = loss / max(1, len(call.targets)) if call and call.reduction == "sum" else loss
     levels = levels_of(bench, call)
     return UntrainedLoss(
-        loss=float(loss),
+        loss=loss,
         per_target=per_target,
         reduction=None if call is None else call.reduction,
         classes=0 if call is None else call.scores.shape[1],
