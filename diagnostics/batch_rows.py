@@ -1,6 +1,6 @@
 """The rows of a stranger's batch: told apart by value, taken and put together again, whatever holds them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int, Shaped
@@ -10,17 +10,6 @@ from diagnostics.rows import mapped, tensors
 from diagnostics.subject import Batch
 
 
-def parts_of(batch: Batch) -> list[Shaped[Tensor, "..."]]:
-    """The tensors in nested tuples, lists, mappings and plain objects, in order."""
-    if isinstance(batch, Tensor):
-        return [batch]
-    if isinstance(batch, Mapping):
-        return [part for each in batch.values() for part in parts_of(each)]
-    if isinstance(batch, tuple | list):
-        return [part for each in batch for part in parts_of(each)]
-    return [part for each in vars(batch).values() for part in parts_of(each)] if hasattr(batch, "__dict__") else []
-
-
 def by_row(part: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "rows ..."]:
     """A tensor with its samples first; what has no such axis (labels of time-first inputs) has them first already."""
     return part.movedim(axis, 0) if part.dim() > axis else part
@@ -28,7 +17,7 @@ def by_row(part: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "rows ..."]
 
 def row_parts(batch: Batch, axis: int) -> list[Shaped[Tensor, "rows ..."]]:
     """The tensors of a batch that have one entry per sample, samples first."""
-    parts = [by_row(part, axis) for part in parts_of(batch) if part.dim()]
+    parts = [by_row(part, axis) for part in tensors(batch) if part.dim()]
     return [part for part in parts if len(part) == len(parts[0])] if parts else []
 
 
@@ -41,11 +30,6 @@ def row_keys(batch: Batch, axis: int) -> list[bytes]:
     return [row.tobytes() for row in torch.cat(raw, dim=1).numpy()] if raw else []
 
 
-def as_bytes(part: Shaped[Tensor, "rows _"]) -> Shaped[Tensor, "rows _"]:
-    """The same memory, byte by byte."""
-    return part.to(torch.uint8) if part.dtype == torch.bool else part.view(torch.uint8)
-
-
 def plain(part: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """The values on the processor, apart from any graph."""
     return part.detach().cpu()
@@ -53,7 +37,7 @@ def plain(part: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
 
 def batch_key(batch: Batch) -> bytes:
     """Equal exactly where every tensor of two batches is equal."""
-    parts = [plain(part).contiguous().reshape(-1) for part in parts_of(batch)]
+    parts = [plain(part).contiguous().reshape(-1) for part in tensors(batch)]
     return b"".join(bytes(str(tuple(p.shape)), "ascii") + p.view(torch.uint8).numpy().tobytes() for p in parts)
 
 

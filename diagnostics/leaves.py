@@ -1,7 +1,10 @@
 """The tensors in a batch of any shape (tensor, tuple, list, dict, object), by path; and the same batch with others."""
 
 import copy
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from jaxtyping import Shaped
@@ -21,7 +24,11 @@ def parts_of_batch(batch: Batch) -> dict[Any, Any]:
         return dict(batch.items())
     if isinstance(batch, tuple | list):
         return dict(enumerate(batch))
-    return dict(vars(batch)) if hasattr(batch, "__dict__") and not isinstance(batch, type) else {}
+    if isinstance(batch, type):
+        return {}
+    if hasattr(batch, "__dict__"):
+        return dict(vars(batch))
+    return {f.name: getattr(batch, f.name) for f in fields(batch) if f.init} if is_dataclass(batch) else {}  # slots
 
 
 def leaves(batch: Batch, path: Path = ()) -> Iterator[tuple[Path, Shaped[Tensor, "..."]]]:
@@ -44,17 +51,29 @@ def changed(batch: Batch, change: Callable[[Path, Tensor], Tensor], path: Path =
         return type(batch)(*parts.values())
     if isinstance(batch, tuple | list):
         return type(batch)(parts.values())
-    if not parts:
-        return batch
-    twin = copy.copy(batch)
     if isinstance(batch, Mapping):
-        data = twin.data if hasattr(twin, "data") and isinstance(twin.data, dict) else twin
-        if data is not twin:
-            data = twin.data = dict(data)  # UserDict: a shallow copy still shares its contents
-        data.update(parts)
-        return twin
+        return mapping_of(batch, parts)
+    if next(leaves(batch, path), None) is None:  # an object of another kind, which may not be for copying
+        return batch
+    if not hasattr(batch, "__dict__"):
+        return replace(batch, **parts)  # a dataclass with slots
+    twin = copy.copy(batch)
     vars(twin).update(parts)
     return twin
+
+
+def mapping_of(given: Mapping[Any, Any], parts: dict[Any, Any]) -> Mapping[Any, Any]:
+    """A mapping with other values, of the same type where that can be copied and updated; a dict otherwise."""
+    if type(given) is dict:
+        return parts
+    with suppress(Exception):  # a stranger's mapping may forbid either
+        twin: Any = copy.copy(given)
+        if isinstance(twin, UserDict):
+            twin.data = dict(twin.data)  # a shallow copy may share its contents
+        for key, part in parts.items():
+            twin[key] = part
+        return twin
+    return parts
 
 
 def cloned(batch: Batch) -> Batch:

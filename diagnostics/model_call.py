@@ -5,7 +5,7 @@ intervention's hooks and modes) takes part as it does in training.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -103,10 +103,10 @@ def call_outputs(model: nn.Module, run: Callable[[], object]) -> list[Float[Tens
 
 
 def tensors_in(value: Any) -> Iterator[Shaped[Tensor, "..."]]:
-    """The tensors in nested tuples, lists and dicts (which a model output object of Hugging Face is)."""
+    """The tensors in nested tuples, lists and mappings (which Hugging Face's outputs and batches are)."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from (tensor for each in value.values() for tensor in tensors_in(each))
     elif isinstance(value, tuple | list):
         yield from (tensor for each in value for tensor in tensors_in(each))

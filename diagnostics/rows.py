@@ -1,6 +1,5 @@
 """The same subject with batches of fewer rows: what forward passes show, few rows show as well, and sooner."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.bench import open_bench
+from diagnostics.leaves import changed, leaves
 from diagnostics.subject import Batch, Subject
 
 FEW_ROWS = 8  # of a batch, for probes that run a model forward
@@ -21,8 +21,8 @@ PER_WEIGHT = 6  # operations per weight and token: two forward, four backward (K
 def few_rows(subject: Subject, rows: int) -> Subject:
     """The subject with the first ``rows`` samples of each batch; itself where its batches cannot be cut.
 
-    Tensors inside tuples, lists, dicts and dataclasses are cut along the axis that is as long as there are samples. The
-    cut is tried on the first batch: the loss must come out, and a token view must show the first rows.
+    Tensors inside tuples, lists, mappings and objects with attributes are cut along the axis that is as long as there
+    are samples. The cut is tried on the first batch: the loss must come out, and a token view must show the first rows.
     """
     whole = next(islice(subject.batches(0), 1), None)
     count = 0 if whole is None else samples(subject, whole)
@@ -61,25 +61,12 @@ def samples(subject: Subject, batch: Batch) -> int:
 
 def tensors(value: Any) -> Iterator[Tensor]:
     """The tensors inside a batch."""
-    found: list[Tensor] = []
-    mapped(value, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    return iter(found)
+    return (tensor for _, tensor in leaves(value))
 
 
 def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nested value with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(each, change) for each in value))
-    if isinstance(value, tuple | list):
-        return type(value)(mapped(each, change) for each in value)
-    if isinstance(value, dict):
-        return {key: mapped(each, change) for key, each in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        return replace(value, **{name: mapped(each, change) for name, each in fields.items()})
-    return value
+    """The same nested value, of the same types, with every tensor changed."""
+    return changed(value, lambda path, tensor: change(tensor))
 
 
 def cutter(batch_axis: int, rows: int) -> Callable[[Batch, int], Batch]:

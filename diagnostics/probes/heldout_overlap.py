@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from diagnostics.batch_rows import parts_of, plain, row_keys, row_parts
+from diagnostics.batch_rows import plain, row_keys, row_parts
 from diagnostics.bench import Bench
 from diagnostics.probe import Probe
 from diagnostics.probes.passes import epoch_of
+from diagnostics.rows import tensors
 from diagnostics.subject import Batch
 
 TRAIN_BATCHES, HELDOUT_BATCHES = 256, 8
@@ -132,7 +133,7 @@ def training_batches(bench: Bench) -> list[Batch]:
     elements = 0
     for batch in islice(bench.subject.batches(bench.seed), TRAIN_BATCHES):
         batches.append(batch)
-        elements += sum(part.numel() for part in parts_of(batch))
+        elements += sum(part.numel() for part in tensors(batch))
         if elements > ELEMENTS:
             break
     return batches
