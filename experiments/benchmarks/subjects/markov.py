@@ -5,6 +5,7 @@ Each token has ``BRANCHES`` equally likely successors, so the lowest honest loss
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,12 @@ def adamw(lr: float) -> Callable[[nn.Module], Optimizer]:
     return lambda model: torch.optim.AdamW(model.parameters(), lr=lr)
 
 
+def trained(name: str, make: Callable[[], nn.Module], lr: float, **given: Any) -> Subject:
+    """A subject whose models come from ``make``: AdamW at ``lr``, gradients clipped to norm 1; the rest is given."""
+    build = seeded(make)
+    return Subject(name=name, model=build(0), build=build, optimizer=adamw(lr), clip_norm=1.0, **given)
+
+
 def next_token_loss(model: nn.Module, tokens: Int[Tensor, "batch stream"]) -> Float[Tensor, ""]:
     """Cross-entropy of each token given those before it."""
     return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
@@ -86,16 +93,13 @@ def language_model(name: str, make: Callable[[], nn.Module], lr: float) -> Subje
         targets=lambda tokens: tokens[:, 1:],
         next_logits=last_logits,
     )
-    build = seeded(make)
-    return Subject(
-        name=name,
-        model=build(0),
-        build=build,
+    return trained(
+        name,
+        make,
+        lr,
         loss=next_token_loss,
         batches=windows(TRAIN),
         heldout=windows(HELDOUT),
-        optimizer=adamw(lr),
-        clip_norm=1.0,
         token_view=view,
         text_view=TextView(
             token_bytes=[bytes([97 + token]) for token in range(VOCAB)],

@@ -15,6 +15,7 @@ from experiments.benchmarks.subjects.markov import (
     CONTEXT,
     adamw,
     seeded,
+    trained,
 )
 
 TOPICS, MASKED = 7, 0.2
@@ -42,16 +43,13 @@ def bert(*, width: int = 32, layers: int = 2, dropout: float = 0.1, lr: float = 
         type_vocab_size=1,
         pad_token_id=None,
     )
-    build = seeded(lambda: BertForMaskedLM(config))
-    return Subject(
-        name="bert",
-        model=build(0),
-        build=build,
+    return trained(
+        "bert",
+        lambda: BertForMaskedLM(config),
+        lr,
         loss=lambda model, batch: model(**batch).loss,
         batches=masked_texts,
         heldout=lambda seed: masked_texts(seed + 10_000),
-        optimizer=adamw(lr),
-        clip_norm=1.0,
     )
 
 

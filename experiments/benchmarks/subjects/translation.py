@@ -21,8 +21,7 @@ from experiments.benchmarks.subjects.markov import (
     HELDOUT,
     TRAIN,
     VOCAB,
-    adamw,
-    seeded,
+    trained,
 )
 from transformer import ModelConfig, Seq2Seq
 
@@ -115,16 +114,13 @@ def nn_transformer(
     def time_first(stream: Tensor) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
         return lambda seed: ((each.source.T, each.target.T) for each in pairs(stream)(seed))
 
-    build = seeded(lambda: TutorialTransformer(width, layers, dropout, norm_first))
-    return Subject(
-        name="nn-transformer",
-        model=build(0),
-        build=build,
+    return trained(
+        "nn-transformer",
+        lambda: TutorialTransformer(width, layers, dropout, norm_first),
+        lr,
         loss=loss,
         batches=time_first(TRAIN),
         heldout=time_first(HELDOUT),
-        optimizer=adamw(lr),
-        clip_norm=1.0,
         batch_axis=1,
         token_view=TokenView(
             vocab_size=WORDS,
@@ -158,16 +154,13 @@ def seq2seq(
     def loss(model: nn.Module, batch: Pair) -> Float[Tensor, ""]:
         return F.cross_entropy(logits(model, batch).flatten(0, 1), batch.target[:, 1:].flatten(), ignore_index=PAD)
 
-    build = seeded(lambda: Seq2Seq(config))
-    return Subject(
-        name="seq2seq",
-        model=build(0),
-        build=build,
+    return trained(
+        "seq2seq",
+        lambda: Seq2Seq(config),
+        lr,
         loss=loss,
         batches=pairs(TRAIN),
         heldout=pairs(HELDOUT),
-        optimizer=adamw(lr),
-        clip_norm=1.0,
         token_view=TokenView(
             vocab_size=WORDS,
             tokens=lambda batch: batch.target,
@@ -208,16 +201,13 @@ def t5(*, width: int = 32, layers: int = 1, dropout: float = 0.1, lr: float = 1e
     def with_tokens(batch: dict[str, Tensor], other: Tensor) -> dict[str, Tensor]:
         return batch | {"labels": other.masked_fill(other == PAD, -100)}
 
-    build = seeded(lambda: T5ForConditionalGeneration(config))
-    return Subject(
-        name="t5",
-        model=build(0),
-        build=build,
+    return trained(
+        "t5",
+        lambda: T5ForConditionalGeneration(config),
+        lr,
         loss=lambda model, batch: model(**batch).loss,
         batches=batches(TRAIN),
         heldout=batches(HELDOUT),
-        optimizer=adamw(lr),
-        clip_norm=1.0,
         token_view=TokenView(
             vocab_size=WORDS,
             tokens=tokens,
