@@ -46,14 +46,14 @@ def plant(subject: Subject) -> Subject:
     """The subject whose model runs without gradients."""
 
     def change(model: nn.Module) -> None:
-        forward = model.forward
+        usual = type(model)
 
-        def blind(*args: object, **kwargs: object) -> object:
+        def blind(self: nn.Module, *args: object, **kwargs: object) -> object:
             with torch.no_grad():
-                return forward(*args, **kwargs)
+                return usual.forward(self, *args, **kwargs)
 
-        blind.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-        model.forward = blind
+        blind.__signature__ = inspect.signature(usual.forward)  # type: ignore[attr-defined]
+        model.__class__ = type(usual.__name__, (usual,), {"forward": blind})  # a copy of the model runs itself
 
     return rebuilt(subject, change)
 
