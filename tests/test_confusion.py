@@ -49,6 +49,9 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     "optimizer-holds-old-parameters": {
         "parameters-not-in-the-optimizer": "told as its consequence: where strangers are held, the model's own are not",
     },
+    "graph-cut": {
+        "saturated-output": "a cut graph leaves gradients at zero, as a saturated head does; its consequence",
+    },
     "loss-without-gradient": {
         "saturated-output": "a loss that is cut off leaves every gradient zero, too; told as its consequence",
     },

@@ -82,6 +82,7 @@ FAULT = Fault(
     remedies=(UNIT_LOGITS,),
     follows_from=(
         "dead-relus",
+        "graph-cut",
         "tied-head-scale",
         "initial-logits-too-large",
         "embedding-scale",
