@@ -13,7 +13,6 @@ confirms, a placebo is run on the same seeds: every mechanism of an intervention
 """
 
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -41,6 +40,7 @@ from diagnostics.quantities import (
     first_loss,
     learned_at,
     loss_at,
+    mean_or_nan,
     mean_or_none,
     still_falls,
 )
@@ -146,8 +146,9 @@ class Trials:
         but_one = [base - one for one in alone]
         more = [base | {each} for each in sorted(self.extra)]
         pairs = [base - {a, b} for a, b in combinations(sorted(self.leaks), 2)]
-        plan: list[tuple[frozenset[str], Regime]] = [(each, "one batch") for each in (nothing, *alone, base)]
-        plan += [(each, "fresh batches") for each in (nothing, base, *alone, *but_one)]
+        plan: list[tuple[frozenset[str], Regime]] = [(each, regime) for regime in REGIMES for each in (nothing, base)]
+        plan += [(each, "one batch") for each in alone]
+        plan += [(each, "fresh batches") for each in (*alone, *but_one)]
         plan += [(each, "one batch") for each in but_one]
         plan += [(each, "random tokens") for each in self._leaks_apart(alone)]
         plan += [(each, "fresh batches") for each in (*more, *pairs, self._code_alone(base))]
@@ -250,7 +251,7 @@ class Trials:
             seeds=self.budget.seeds,
             before=self._values(before, loss),
             after=self._values(after, loss),
-            reference=statistics.fmean(done) if reference is None else reference,
+            reference=mean_or_nan(done) if reference is None else reference,
             regime=loss.regime,
             repaired=tuple(sorted(before)),
             start=first_loss(self._outcomes(before, loss.regime)),
@@ -407,7 +408,7 @@ class Trials:
 
     def _lowest(self, ids: frozenset[str]) -> float:
         """What no honest model can beat on the one batch of these runs."""
-        return statistics.fmean(self._values(ids, LOWEST))
+        return mean_or_nan(self._values(ids, LOWEST))
 
     def _numbers(self, one: str) -> dict[str, float]:
         return next(f.verdict.numbers for f in self.found if f.fault.id == one)

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from diagnostics.bench import open_bench
-from diagnostics.causes import Budget, Trials
+from diagnostics.causes import Budget, Trials, seconds_per_step
 from diagnostics.diagnosis import Cause, Diagnosis, Milestone
 from diagnostics.fault import Fault, Finding, is_alarm, is_present, not_tested
 from diagnostics.faults import CATALOGUE
@@ -41,6 +41,8 @@ from diagnostics.workers import run_all, workers_available
 DEFAULT_BUDGET = Budget()
 LEVEL_BATCHES = 50  # for the token frequencies
 EVIDENCE = (UNTRAINED_LOSS, GRADIENT_NORMS, UPDATE_RATIOS)  # read for every report, whatever the faults rest on
+TRAINING_STEPS = 900  # that the probes which train take together, about
+TRAINING_TIME = 0.25  # of the time of an examination
 LOOKS = 3  # at most: the subject as it stands, and twice behind what was found
 
 
@@ -68,7 +70,8 @@ def examine(
     try_loss(subject)
     ends = math.inf if budget.seconds is None else start + budget.seconds
     tried = affordable(subject)
-    findings = look(tried, faults, seed=budget.seeds[0], progress=progress, workers=budget.workers)
+    costs = ("forward", "training") if time_to_train(tried, budget) else ("forward",)
+    findings = look(tried, faults, seed=budget.seeds[0], progress=progress, workers=budget.workers, costs=costs)
     evidence = take_readings(tried, EVIDENCE, seed=budget.seeds[0], progress=progress, workers=budget.workers)
     trials = Trials(tried, findings, budget, progress, ends)
     causes, harmless = trials.causes()
@@ -103,14 +106,23 @@ def with_suspects(
 ) -> tuple[tuple[Cause, ...], tuple[Cause, ...]]:
     """Signs that no trial confirms are harmless where the setup learns, and suspects where it does not.
 
-    Where nothing is confirmed and what a sound setup must reach is missed, something is still to be explained.
+    Where nothing is confirmed and what a sound setup must reach is missed, something is still to be explained. Another
+    rate, decay or momentum is exactly what its trial tried: where that gains nothing, it is no suspect either.
     """
     missed = any(milestone.required and milestone.values and not milestone.reached for milestone in milestones)
     if not missed or any(cause.confirmed for cause in causes):
         return causes, harmless
-    suspects = tuple(cause for cause in harmless if is_alarm(cause.finding))
+    suspects = tuple(c for c in harmless if is_alarm(c.finding) and c.finding.fault.family != "optimization")
     rest = tuple(cause for cause in harmless if cause not in suspects)
     return tuple(sorted((*causes, *suspects), key=told_first)), rest
+
+
+def time_to_train(subject: Subject, budget: Budget) -> bool:
+    """Whether the probes that train may be read: within TRAINING_TIME of the time, where there is a limit to it."""
+    if budget.seconds is None:
+        return True
+    workers = workers_available() if budget.workers is None else budget.workers
+    return TRAINING_STEPS * seconds_per_step(subject) / workers <= TRAINING_TIME * budget.seconds
 
 
 def try_loss(subject: Subject) -> None:
@@ -131,7 +143,13 @@ def try_loss(subject: Subject) -> None:
 
 
 def look(
-    subject: Subject, faults: Sequence[Fault], *, seed: int, progress: Progress, workers: int | None = 1
+    subject: Subject,
+    faults: Sequence[Fault],
+    *,
+    seed: int,
+    progress: Progress,
+    workers: int | None = 1,
+    costs: tuple[str, ...] = ("forward", "training"),
 ) -> tuple[Finding, ...]:
     """Every fault's verdict: from forward passes first, then behind what they find.
 
@@ -139,7 +157,8 @@ def look(
     raise an alarm, everything that they find is repaired together, and what was not found yet is looked for again in
     the repaired subject, as long as that brings new alarms; probes that train are read only there. What is a
     consequence of something else that is present is left alone, and looked for again too: if it is still there, it is
-    a cause of its own. Without an alarm, probes that train are read on the subject itself.
+    a cause of its own. Without an alarm, probes that train are read on the subject itself. ``costs`` says whether they
+    are read at all.
     """
     subject = built_once(subject)
     taken = partial(take_readings, seed=seed, progress=progress, workers=workers)
@@ -147,13 +166,13 @@ def look(
     findings = tuple(judge(fault, readings) for fault in faults)
     alarms = sources(subject, findings)
     if not alarms:
-        readings |= taken(subject, probes_of(faults, ("training",)))
+        readings |= taken(subject, probes_of(faults, costs[1:]))
         findings = tuple(judge(fault, readings) for fault in faults)
         alarms = sources(subject, findings)
         if not any(is_alarm(finding) for finding in consequences(findings)):
             return findings
     for _ in range(LOOKS - 1):
-        findings = behind(subject, findings, alarms, taken)
+        findings = behind(subject, findings, alarms, taken, costs)
         more = sources(subject, findings)
         if {fault.id for fault in more} <= {fault.id for fault in alarms}:
             break
@@ -162,7 +181,11 @@ def look(
 
 
 def behind(
-    subject: Subject, findings: Sequence[Finding], alarms: Sequence[Fault], taken: Callable[..., dict[str, Reading]]
+    subject: Subject,
+    findings: Sequence[Finding],
+    alarms: Sequence[Fault],
+    taken: Callable[..., dict[str, Reading]],
+    costs: Collection[str],
 ) -> tuple[Finding, ...]:
     """The findings, with what comes to light once the alarms are repaired together."""
     gone, there = {fault.id for fault in alarms}, {f.fault.id for f in findings if is_present(f)}
@@ -170,7 +193,7 @@ def behind(
     others = [
         f.fault for f in findings if f.fault.grade != "explanation" and (not is_present(f) or f.fault.id in followed)
     ]
-    readings = taken(as_built(repaired(subject, alarms)), probes_of(others, ("forward", "training")))
+    readings = taken(as_built(repaired(subject, alarms)), probes_of(others, costs))
     order = in_repair_order(alarms)
     readings = {name: replace(reading, repaired=order) for name, reading in readings.items()}
     revealed = {fault.id: replace(judge(fault, readings), revealed=True) for fault in others}
@@ -247,7 +270,7 @@ def judge(fault: Fault, readings: dict[str, Reading]) -> Finding:
     used = tuple(readings[probe.name] for probe in fault.measured_by if probe.name in readings)
     missing = next((reading.reason or "no measurement" for reading in used if reading.measurement is None), None)
     if missing is None and len(used) < len(fault.measured_by):
-        missing = "it takes training, which waits until what forward passes find is repaired"
+        missing = "it takes training, which waits until what forward passes find is repaired, or for more time"
     if missing is not None:
         return Finding(fault=fault, verdict=not_tested(missing), readings=used)
     return Finding(fault=fault, verdict=fault.judge(*(reading.measurement for reading in used)), readings=used)

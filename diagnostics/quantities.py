@@ -75,6 +75,11 @@ def mean_or_none(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values and all(map(math.isfinite, values)) else None
 
 
+def mean_or_nan(values: Sequence[float]) -> float:
+    """The mean; NaN where there is nothing."""
+    return statistics.fmean(values) if values else math.nan
+
+
 def first_loss(outcomes: Sequence[Outcome]) -> float:
     """Mean loss at the first step; NaN where no curve was kept."""
     firsts = [outcome.curve[0] for outcome in outcomes if outcome.curve]

@@ -34,7 +34,7 @@ def decides(role: Role, trial: Trial) -> bool:
 
 def gains(trial: Trial) -> bool:
     """Whether an honest loss falls by more than noise, and by enough to be worth a repair."""
-    return trial.counts and trial.effect > HARM_SHARE * statistics.fmean(trial.after)
+    return is_measured(trial) and trial.counts and trial.effect > HARM_SHARE * statistics.fmean(trial.after)
 
 
 def costs(trial: Trial) -> bool:

@@ -21,7 +21,7 @@ from diagnostics.probes.generalisation_gap import GENERALISATION_GAP, Generalisa
 from diagnostics.subject import Subject
 
 TIMES = 1.5
-ERRORS = 4.0
+ERRORS = 3.0
 LEARNED = 0.7  # of a fresh model's training loss: above this, next to nothing was learned
 STEPS = 150
 

@@ -20,7 +20,7 @@ from diagnostics.interventions.chain_before_head import chain_before_head
 from diagnostics.probes.first_gradient import FIRST_GRADIENT, FirstGradient
 from diagnostics.subject import Subject
 
-VANISHED = 1e-4
+VANISHED = 1e-6
 ENOUGH = 6
 PLANTED = 0.5
 
