@@ -250,6 +250,25 @@ def _tell_whole(run: Any, short: ShortRun) -> None:
     run.finish(exit_code=0)
 
 
+@contextlib.contextmanager
+def watched_by_wandb(model: Any, folder: Path) -> Iterator[Any]:
+    """An offline W&B run with `wandb.watch` on the model, gradients and parameters at every step; for measuring it.
+
+    Args:
+        folder: W&B's own files go below it.
+    """
+    import wandb
+
+    # not through _start: watch writes to wandb's global run, and a run made with reinit="create_new" is none
+    settings = wandb.Settings(console="off", silent=True, finish_timeout=FINISH_SECONDS, save_code=False)
+    run = wandb.init(mode="offline", dir=str(folder), project="unplateau", settings=settings)
+    try:
+        run.watch(model, log="all", log_freq=1)
+        yield run
+    finally:
+        run.finish()
+
+
 def chosen_mode(track: TrackConfig) -> Mode:
     """Explicit setting, then WANDB_MODE, then online with a login in sight, otherwise offline."""
     if track.mode != "auto":
