@@ -60,6 +60,7 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     },
     "saturated-output": {
         "embedding-scale": "planted by enlarging the head, which in the stuck run's model is the embedding as well",
+        "tied-head-scale": "planted by enlarging the head, which in T5 is the embedding as well",
     },
     "vocabulary-too-large": {
         "head-vocabulary-mismatch": "the plant gives the text more tokens, and the scores keep their classes",
@@ -70,6 +71,16 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     },
 }
 """planted id -> {other id that may be present then: why that is right}."""
+
+ABSTAINS: dict[tuple[str, str], str] = {
+    ("norm-over-the-wrong-axis", "vision"): "no token argument tells which axis is which",
+    (
+        "per-position-affine",
+        "seq2seq",
+    ): "the planted tables do not fit sources and targets of other lengths",
+    ("positions-on-the-batch-axis", "seq2seq"): "a batch of eight rows has as many samples as positions",
+}
+"""(planted id, subject) -> why the verdict must be "unclear" or "not tested" there."""
 
 
 def probes_of(faults: Iterable[Fault], *, training: bool = True) -> dict[str, Probe]:
@@ -184,10 +195,11 @@ def test_a_switch_of_the_stuck_model_is_found_alone(fault_id: str) -> None:
 
 def check(fault_id: str, verdicts: dict[str, Verdict], name: str = "") -> None:
     """The fault is present, and every other alarm is listed with a reason or is its consequence."""
-    assert verdicts[fault_id].status == "present", f"{name}: {verdicts[fault_id].because}"
+    expected = ("unclear", "not tested") if (fault_id, name) in ABSTAINS else ("present",)
+    assert verdicts[fault_id].status in expected, f"{name}: {verdicts[fault_id].because}"
     others = {id_: because for id_, because in alarms(verdicts).items() if id_ != fault_id}
-    expected = {id_ for id_ in others if fault_id in BY_ID[id_].follows_from or id_ in CROSS_FIRES.get(fault_id, {})}
-    assert set(others) <= expected, f"{name}: {others}"
+    listed = {id_ for id_ in others if fault_id in BY_ID[id_].follows_from or id_ in CROSS_FIRES.get(fault_id, {})}
+    assert set(others) <= listed, f"{name}: {others}"
 
 
 def test_every_listed_cross_fire_names_faults_and_gives_a_reason() -> None:

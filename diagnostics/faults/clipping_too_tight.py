@@ -14,6 +14,7 @@ Source:        Pascanu et al. 2013, "On the difficulty of training recurrent neu
                KEPT and IDLE: ours.
 """
 
+import math
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ def judge(steps: StepBookkeeping, settings: OptimizerSettings) -> Verdict:
     before, after, moved = steps.summed_gradient, steps.stepped_norm, steps.relative_update
     if not before or not after or steps.closures or steps.zeroed_steps:
         return unclear("no gradient reaches both backward and a step")
+    if not math.isfinite(before) or not math.isfinite(after):
+        return unclear("the gradient is not finite; nothing can be told from its length")
     kept = after / before
     numbers = {"kept": kept, "norm before": before, "norm after": after, "update": moved or 0.0}
     told = f"of a gradient of norm {before:.3g} a norm of {after:.3g} reaches the step ({kept:.2g} of it)"

@@ -37,6 +37,8 @@ def judge(scale: StreamScale, facts: Structure) -> Verdict:
     """Present where a shared table alone makes the first logits large."""
     if scale.logit_std is None or scale.raw_loss is None or not scale.classes or facts.head_shape is None:
         return not_tested("no classification loss with a last matrix was seen")
+    if not math.isfinite(scale.logit_std) or not math.isfinite(scale.raw_loss):
+        return unclear("the logits of a fresh model are not finite; nothing can be told from their size")
     if not facts.tied:
         return absent("the head has weights of its own")
     numbers = {"logit standard deviation": scale.logit_std, "first loss": scale.raw_loss}
