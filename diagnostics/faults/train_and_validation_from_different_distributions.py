@@ -88,6 +88,7 @@ FAULT = Fault(
     measured_by=(HELDOUT_OVERLAP,),
     judge=judge,
     plant=plant,
+    follows_from=("vocabulary-too-large", "whole-sentences-as-tokens"),
     looks_like=("validation-overlaps-training",),
     wrong="train_images = images / 255\nval_images = val_images  # still 0 ... 255",
     right="def prepared(images):\n    return images / 255\n\n\n"

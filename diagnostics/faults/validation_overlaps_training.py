@@ -40,7 +40,9 @@ def judge(overlap: HeldoutOverlap) -> Verdict:
         return present(f"{rows}, value by value (at most {chance:.1%} would be by chance)", **numbers)
     runs, text = overlap.runs, overlap.text_runs
     if runs is not None and is_copied(runs):
-        return present(
+        # a text that repeats itself is found again in any part that is kept apart honestly
+        repeats = overlap.text_repeats is not None and overlap.text_repeats > runs.found / ABOVE_CHANCE
+        return (unclear if repeats else present)(
             f"{runs.found:.0%} of the held-out runs of {runs.length} tokens stand in the training batches "
             f"({runs.by_chance:.1%} would by chance), and {runs.to_the_end:.0%} of these rows agree with the training "
             "row wherever both reach: they are windows of one text",
@@ -51,7 +53,6 @@ def judge(overlap: HeldoutOverlap) -> Verdict:
             f"{text.found:.0%} of the held-out text's runs of {text.length} tokens stand in the training text "
             f"({text.by_chance:.1%} would by chance), and {overlap.text_repeats:.0%} of those at its end stand before"
         )
-        # a text that repeats itself is found again in any part that is kept apart honestly
         repeats = overlap.text_repeats > text.found / ABOVE_CHANCE
         return (unclear if repeats else present)(seen, **numbers)
     if overlap.found and share >= ROWS:
@@ -81,7 +82,7 @@ FAULT = Fault(
     id="validation-overlaps-training",
     family="evaluation",
     grade="proof",
-    concerns="evaluation",
+    concerns="neither",  # what is left without the rows that are found is another, harder text: no trial
     repair_rank=85,
     measured_by=(HELDOUT_OVERLAP,),
     judge=judge,
