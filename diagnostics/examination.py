@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diagnostics.bench import open_bench
 from diagnostics.causes import Budget, Trials, seconds_per_step
 from diagnostics.diagnosis import Cause, Diagnosis, Milestone
-from diagnostics.fault import Fault, Finding, is_alarm, is_present, not_tested
+from diagnostics.fault import HARMLESS, Fault, Finding, is_alarm, is_present, not_tested
 from diagnostics.faults import CATALOGUE
 from diagnostics.levels import (
     ReferenceLevel,
@@ -112,9 +112,15 @@ def with_suspects(
     missed = any(milestone.required and milestone.values and not milestone.reached for milestone in milestones)
     if not missed or any(cause.confirmed for cause in causes):
         return causes, harmless
-    suspects = tuple(c for c in harmless if is_alarm(c.finding) and c.finding.fault.family != "optimization")
+    suspects = tuple(cause for cause in harmless if is_suspect(cause.finding))
     rest = tuple(cause for cause in harmless if cause not in suspects)
     return tuple(sorted((*causes, *suspects), key=told_first)), rest
+
+
+def is_suspect(finding: Finding) -> bool:
+    """Whether an alarm that no trial confirms may still explain a loss."""
+    refuted = finding.fault.family == "optimization" or HARMLESS in finding.verdict.numbers
+    return is_alarm(finding) and not refuted
 
 
 def time_to_train(subject: Subject, budget: Budget) -> bool:

@@ -14,6 +14,7 @@ from diagnostics.subject import Subject
 Status = Literal["present", "absent", "unclear", "not tested"]
 Grade = Literal["proof", "sign", "deviation", "explanation"]
 ALARMING: tuple[Grade, ...] = ("proof", "sign")  # they say "this is wrong"; the others say "this is so"
+HARMLESS = "harmless for the loss"  # a number of a verdict: 1 where a fault is present in a form that no loss can show
 Family = Literal["model", "data", "optimization", "evaluation"]
 Concerns = Literal["fit", "honesty", "evaluation", "neither"]
 

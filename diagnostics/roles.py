@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from diagnostics.diagnosis import ROLES, Cause, Role
-from diagnostics.fault import ALARMING
+from diagnostics.fault import ALARMING, HARMLESS
 from diagnostics.quantities import HIDDEN, IMPOSSIBLE, LOSSES, loss_at
 from diagnostics.trial import Outcome, Regime, Trial
 
@@ -61,8 +61,9 @@ def is_unfit(trial: Trial) -> bool:
 
 def is_harmless(cause: Cause) -> bool:
     """Whether trials say that a deviation, or a mere sign, does nothing here."""
-    grade = cause.finding.fault.grade
-    return not cause.confirmed and (grade == "deviation" or (grade == "sign" and cause.role == "no effect here"))
+    grade, refuted = cause.finding.fault.grade, cause.role == "no effect here"
+    by_itself = grade == "deviation" or HARMLESS in cause.finding.verdict.numbers
+    return not cause.confirmed and (by_itself or (grade == "sign" and refuted))
 
 
 def told_first(cause: Cause) -> tuple[int, int, float, str]:

@@ -15,7 +15,7 @@ Source:        torch.nn.Module.register_buffer and torch.nn.ModuleList, document
 
 from torch import nn
 
-from diagnostics.fault import Fault, Verdict, absent, present
+from diagnostics.fault import HARMLESS, Fault, Verdict, absent, present
 from diagnostics.intervention import rebuilt
 from diagnostics.interventions.include_parameters import INCLUDE_PARAMETERS
 from diagnostics.probes.parameters import PARAMETERS, Parameters
@@ -41,7 +41,7 @@ def judge(found: Parameters) -> Verdict:
         return present(
             f"{len(found.plain)} constant tensors are plain attributes: {shown(found.plain)}; constant, so harmless "
             "for the loss; concerns saving (not in state_dict) and moving (not reached by .to())",
-            **numbers,
+            **numbers | {HARMLESS: 1.0},
         )
     return absent(
         f"the loss depends on nothing beyond the model's {found.registered} parameters and its buffers", **numbers

@@ -18,7 +18,7 @@ from diagnostics.bench import Bench
 from diagnostics.causes import Budget, Trials
 from diagnostics.diagnosis import Cause, Diagnosis, Role, to_json
 from diagnostics.examination import examine, look, reference_levels
-from diagnostics.fault import Fault, Finding, Verdict, absent, present
+from diagnostics.fault import HARMLESS, Fault, Finding, Verdict, absent, present
 from diagnostics.faults import CATALOGUE
 from diagnostics.intervention import Intervention
 from diagnostics.probe import Probe
@@ -467,6 +467,12 @@ def test_a_sign_without_effect_is_a_suspect_only_where_something_is_left_to_expl
     assert found.state == state
     assert roles(found) == {"hint": "no effect here"}
     assert bool(found.causes) == (state == "faulty")
+
+
+def test_what_no_loss_can_show_is_told_as_harmless_although_it_is_a_proof(in_world: Examined) -> None:
+    there = present("a constant is not saved", **{HARMLESS: 1.0})
+    found = in_world(World(fit=flat(2.0), honest=flat(3.0)), fault("unsaved", verdict=there))
+    assert (found.causes, [each.id for each in found.deviations]) == ((), ["unsaved"])
 
 
 def test_runs_that_fail_leave_a_cause_unconfirmed(in_world: Examined) -> None:
