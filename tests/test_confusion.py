@@ -58,6 +58,9 @@ CROSS_FIRES: dict[str, dict[str, str]] = {
     "generates-uniform-tokens": {
         "generation-differs-from-training": "it is one way to differ, told as its consequence",
     },
+    "positions-on-the-batch-axis": {
+        "graph-cut": "the plant writes other vectors over learned positions, which then get no gradient",
+    },
     "saturated-output": {
         "embedding-scale": "planted by enlarging the head, which in the stuck run's model is the embedding as well",
         "tied-head-scale": "planted by enlarging the head, which in T5 is the embedding as well",
