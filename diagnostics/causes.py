@@ -60,7 +60,7 @@ from diagnostics.rows import few_rows
 from diagnostics.subject import Subject
 from diagnostics.trial import Outcome, Regime, Trial, train_once
 from diagnostics.watch import watched_loss
-from diagnostics.workers import one_thread, run_all, workers_available
+from diagnostics.workers import one_thread, processes, run_all
 
 REGIMES: tuple[Regime, ...] = ("one batch", "fresh batches")
 FITS_BELOW = 0.05  # nats on one batch: it is learned (the line that the overfitting check draws)
@@ -204,7 +204,7 @@ class Trials:
 
     @property
     def _workers(self) -> int:
-        return workers_available() if self.budget.workers is None else self.budget.workers
+        return processes(self.budget.workers)
 
     def _within_time(
         self, plan: list[tuple[frozenset[str], Regime]], time_share: float, needed: int

@@ -36,7 +36,7 @@ from diagnostics.rows import FEW_ROWS, affordable, few_rows
 from diagnostics.subject import Subject
 from diagnostics.trial import first_batches, resting
 from diagnostics.watch import watched_loss
-from diagnostics.workers import run_all, workers_available
+from diagnostics.workers import processes, run_all
 
 DEFAULT_BUDGET = Budget()
 LEVEL_BATCHES = 50  # for the token frequencies
@@ -127,8 +127,7 @@ def time_to_train(subject: Subject, budget: Budget) -> bool:
     """Whether the probes that train may be read: within TRAINING_TIME of the time, where there is a limit to it."""
     if budget.seconds is None:
         return True
-    workers = workers_available() if budget.workers is None else budget.workers
-    return TRAINING_STEPS * seconds_per_step(subject) / workers <= TRAINING_TIME * budget.seconds
+    return TRAINING_STEPS * seconds_per_step(subject) / processes(budget.workers) <= TRAINING_TIME * budget.seconds
 
 
 def try_loss(subject: Subject) -> None:
@@ -261,7 +260,7 @@ def take_readings(
     progress(stage, 0, len(tasks))
     taken = run_all(
         tasks,
-        workers=workers_available() if workers is None else workers,
+        workers=processes(workers),
         on_done=lambda done: progress(stage, done, len(tasks)),
     )
     return {reading.probe: reading for reading in taken}

@@ -25,6 +25,11 @@ def workers_available() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
+def processes(workers: int | None) -> int:
+    """The number of processes that was asked for; None: as many as this machine can do side by side."""
+    return workers_available() if workers is None else workers
+
+
 def run_all(
     tasks: Sequence[Callable[[], T]], *, workers: int, on_done: Callable[[int], None] = lambda done: None
 ) -> list[T]:
