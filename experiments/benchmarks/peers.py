@@ -140,7 +140,7 @@ def overfit_batches(subject: Subject, steps: int) -> Answer:
 
 def lr_find(subject: Subject, steps: int) -> Answer:
     """Lightning's range test: the rate that it suggests. It steps no schedule, its own either, in a manual loop."""
-    from lightning.pytorch.tuner import Tuner
+    from lightning.pytorch.tuner.tuning import Tuner
 
     refuse_own_steps(subject)
     with open_bench(subject, 0) as bench, tempfile.TemporaryDirectory() as folder:
@@ -305,7 +305,8 @@ def lightning_module(bench: Bench) -> Any:
             if subject.step is None:
                 loss = subject.loss(self.model, batch)
             else:
-                loss = subject.step(self.model, self.optimizers(), batch)
+                optimizer: Any = self.optimizers()  # one, wrapped
+                loss = subject.step(self.model, optimizer, batch)
             self.losses.append(float(loss.detach()))
             return loss
 

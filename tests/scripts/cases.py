@@ -1,0 +1,212 @@
+"""Training scripts as people write them, healthy and with one fault each, and what is to be named first.
+
+A faulty version is its healthy script with a small edit, so that the fault can be read as a diff.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Effect = Literal["stands", "too-low", "not-in-the-loss"]
+"""What a fault does to the training loss, beside the healthy script's after as many steps."""
+
+SCRIPTS = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptCase:
+    """One script with what is changed in it, and the fault that a diagnosis is to name first.
+
+    Args:
+        script: file name below ``tests/scripts``.
+        expected: id of the fault in ``diagnostics.faults.CATALOGUE``. None: healthy.
+        arguments: what the script is started with.
+        edits: (old, new); each old text occurs exactly once in the script.
+        effect: whether the fault holds the training loss up, makes it lower than it can honestly be, or does its harm
+            elsewhere. Of no meaning where the case is healthy.
+        steps: optimizer steps, of all optimizers together, within which the case shows what it is.
+        variant: tells cases of one script and one fault apart.
+    """
+
+    script: str
+    expected: str | None = None
+    arguments: tuple[str, ...] = ()
+    edits: tuple[tuple[str, str], ...] = ()
+    effect: Effect = "stands"
+    steps: int = 150
+    variant: str = ""
+
+    @property
+    def id(self) -> str:
+        """``bare_loop:softmax-before-cross-entropy``, ``bare_loop:healthy``."""
+        return f"{self.script.removesuffix('.py')}:{self.variant or self.expected or 'healthy'}"
+
+    def text(self) -> str:
+        """The script with its edits.
+
+        Raises:
+            ValueError: an old text is not there exactly once.
+        """
+        text = (SCRIPTS / self.script).read_text(encoding="utf-8")
+        for old, new in self.edits:
+            if (found := text.count(old)) != 1:
+                raise ValueError(f"{self.id}: {old!r} must occur exactly once in {self.script}, not {found} times")
+            text = text.replace(old, new)
+        return text
+
+    def write(self, folder: Path) -> Path:
+        """Write the script and copies of the data beside it; returns the script's path."""
+        shutil.copytree(SCRIPTS / "data", folder / "data", dirs_exist_ok=True)
+        path = folder / self.script
+        path.write_text(self.text(), encoding="utf-8")
+        return path
+
+
+BARE_LOOP = (
+    ScriptCase(script="bare_loop.py"),
+    ScriptCase(
+        script="bare_loop.py",
+        expected="softmax-before-cross-entropy",
+        edits=(
+            (
+                "logits = self.lm_head(x) # (B,T,vocab_size)",
+                "logits = F.softmax(self.lm_head(x), dim=-1) # (B,T,vocab_size)",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="bare_loop.py",
+        expected="future-token-leak",
+        effect="too-low",
+        edits=(("        wei = wei.masked_fill(self.tril[:T, :T] == 0, float('-inf')) # (B, T, T)\n", ""),),
+    ),
+    ScriptCase(
+        script="bare_loop.py",
+        expected="gradients-not-zeroed",
+        edits=(("    optimizer.zero_grad(set_to_none=True)\n", ""),),
+    ),
+)
+
+MAIN_ARGPARSE = (
+    ScriptCase(script="main_argparse.py"),
+    ScriptCase(
+        script="main_argparse.py",
+        expected="learning-rate-decays-to-zero",
+        edits=(("total_steps = args.epochs * len(train_loader)", "total_steps = args.epochs"),),
+    ),
+    ScriptCase(
+        script="main_argparse.py",
+        expected="learning-rate-too-high",
+        arguments=("--lr", "0.3", "--warmup", "0"),
+    ),
+    ScriptCase(
+        script="main_argparse.py",
+        expected="targets-not-shifted",
+        effect="too-low",
+        edits=(("return chunk[:-1], chunk[1:]", "return chunk[:-1], chunk[:-1]"),),
+    ),
+    ScriptCase(
+        script="main_argparse.py",
+        expected="parameters-not-in-the-optimizer",
+        edits=(("torch.optim.AdamW(model.parameters(), lr", "torch.optim.AdamW(model.decoder.parameters(), lr"),),
+    ),
+)
+
+SEQ2SEQ_TIME_FIRST = (
+    ScriptCase(script="seq2seq_time_first.py"),
+    ScriptCase(
+        script="seq2seq_time_first.py",
+        expected="targets-not-shifted",
+        effect="too-low",
+        edits=(
+            (
+                "        tgt_input = tgt[:-1, :]\n\n        src_mask, tgt_mask,",
+                "        tgt_input = tgt[1:, :]\n\n        src_mask, tgt_mask,",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="seq2seq_time_first.py",
+        expected="padding-counted-in-loss",
+        effect="too-low",
+        edits=(("CrossEntropyLoss(ignore_index=PAD_IDX)", "CrossEntropyLoss()"),),
+    ),
+    ScriptCase(
+        script="seq2seq_time_first.py",
+        expected="inverted-mask",
+        effect="too-low",
+        edits=(("    return ~mask\n", "    return mask\n"),),
+    ),
+)
+
+LOGITS_AND_LOSS = (
+    ScriptCase(script="logits_and_loss.py"),
+    ScriptCase(
+        script="logits_and_loss.py",
+        expected="optimizer-holds-old-parameters",
+        edits=(
+            (
+                "X, Y = get_batch('train') # fetch the very first batch",
+                "model = GPT(config) # start again from a clean model\n"
+                "X, Y = get_batch('train') # fetch the very first batch",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="logits_and_loss.py",
+        expected="attention-softmax-over-the-wrong-axis",
+        effect="too-low",
+        steps=300,
+        edits=(("att = F.softmax(att, dim=-1)", "att = F.softmax(att, dim=-2)"),),
+    ),
+    ScriptCase(
+        script="logits_and_loss.py",
+        expected="learning-rate-too-low",
+        edits=(("learning_rate = 2e-3\nmin_lr = 2e-4", "learning_rate = 2e-8\nmin_lr = 2e-9"),),
+    ),
+    ScriptCase(
+        script="logits_and_loss.py",
+        expected="heads-mixed-by-a-view",
+        effect="too-low",
+        steps=300,
+        edits=(
+            (
+                "y = y.transpose(1, 2).contiguous().view(B, T, C) # re-assemble",
+                "y = y.contiguous().view(B, T, C) # re-assemble",
+            ),
+        ),
+    ),
+)
+
+CLASSIFIER = (
+    ScriptCase(script="classifier.py"),
+    ScriptCase(
+        script="classifier.py",
+        expected="batch-first-mismatch",
+        edits=(
+            (
+                "activation='gelu',\n                                                   batch_first=True)",
+                "activation='gelu')",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="classifier.py",
+        expected="unshuffled-batches",
+        edits=(("batch_size=32, shuffle=True", "batch_size=32, shuffle=False"),),
+    ),
+    ScriptCase(
+        script="classifier.py",
+        expected="relu-on-the-logits",
+        edits=(("return self.head(self.norm(x[:, 0]))", "return F.relu(self.head(self.norm(x[:, 0])))"),),
+    ),
+)
+
+CASES: tuple[ScriptCase, ...] = (
+    *BARE_LOOP,
+    *MAIN_ARGPARSE,
+    *SEQ2SEQ_TIME_FIRST,
+    *LOGITS_AND_LOSS,
+    *CLASSIFIER,
+)
