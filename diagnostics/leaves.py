@@ -40,21 +40,25 @@ def leaves(batch: Batch, path: Path = ()) -> Iterator[tuple[Path, Shaped[Tensor,
             yield from leaves(part, (*path, key))
 
 
-def changed(batch: Batch, change: Callable[[Path, Tensor], Tensor], path: Path = ()) -> Batch:
-    """The same batch, of the same types, with every tensor passed through ``change``; the given one stays as it is."""
-    if isinstance(batch, Tensor):
+def changed(batch: Batch, change: Callable[[Path, Any], Any], path: Path = (), kind: Any = Tensor) -> Batch:
+    """The same batch, of the same types, with every tensor (or whatever is of this kind) passed through ``change``.
+
+    The given one stays as it is; whatever holds nothing that changes is given back itself.
+    """
+    if isinstance(batch, kind):
         return change(path, batch)
-    if len(path) >= 8:
+    if len(path) >= 8 or isinstance(batch, Tensor):
         return batch
-    parts = {key: changed(part, change, (*path, key)) for key, part in parts_of_batch(batch).items()}
+    given = parts_of_batch(batch)
+    parts = {key: changed(part, change, (*path, key), kind) for key, part in given.items()}
+    if all(parts[key] is part for key, part in given.items()):
+        return batch
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*parts.values())
     if isinstance(batch, tuple | list):
         return type(batch)(parts.values())
     if isinstance(batch, Mapping):
         return mapping_of(batch, parts)
-    if next(leaves(batch, path), None) is None:  # an object of another kind, which may not be for copying
-        return batch
     if not hasattr(batch, "__dict__"):
         return replace(batch, **parts)  # a dataclass with slots
     twin = copy.copy(batch)

@@ -1,0 +1,1 @@
+"""Capture: a subject out of an unmodified training script."""

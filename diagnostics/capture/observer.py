@@ -1,0 +1,227 @@
+"""Watches torch from outside while somebody else's code trains: modules, backward passes, optimizers, schedulers.
+
+Nothing that the code computes changes: no random number is drawn, no hook is written into its model. While this is
+active, torch's own entry points pass through here; afterwards they are what they were.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, no_type_check
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from diagnostics.capture.recorder import Forward, Recorder, UnplayableError
+from diagnostics.capture.recording import Backward, Clip, Recording, Update, ZeroGrad
+from diagnostics.copies import held_tensors
+
+FINE_STEPS = 10  # whose random states are kept, so that they can be played again to the last digit
+MOST_BYTES = 2**30  # of recorded batches
+
+
+class Observer:
+    """Fills a recording while it is active.
+
+    Args:
+        recording: what is filled.
+        after_step: called after every optimizer step with the number of steps so far; may raise to end the script.
+    """
+
+    def __init__(self, recording: Recording, after_step: Callable[[int], None] = lambda steps: None) -> None:
+        self.recording, self.after_step = recording, after_step
+        self.recorder = Recorder()
+        self.inside = False
+        self.steps = 0
+        self.bytes = 0
+        self.began: float | None = None
+        self._thread = threading.get_ident()
+        self._stack = ExitStack()
+        self._step: ExitStack | None = None
+
+    def __enter__(self) -> "Observer":
+        enter = self._stack.enter_context
+        enter(replaced(nn.Module, "__call__", self._module_call))
+        enter(replaced(torch.autograd, "backward", self._backward))
+        for module in (nn.utils, nn.utils.clip_grad):
+            enter(replaced(module, "clip_grad_norm_", self._clip("norm", "max_norm")))
+            enter(replaced(module, "clip_grad_value_", self._clip("value", "clip_value")))
+        enter(replaced(Optimizer, "zero_grad", self._zero_grad))
+        enter(replaced(nn.Module, "zero_grad", self._zero_grad))
+        enter(replaced(torch.amp.GradScaler, "scale", self._scale))
+        enter(replaced(LRScheduler, "__init__", self._scheduler))
+        self._stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
+        self._stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
+        enter(self.recorder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._step is not None:
+            self._step.close()
+        self._stack.close()
+        if self.began is not None:
+            self.recording.seconds = time.perf_counter() - self.began
+
+    @no_type_check
+    def _module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(module, *args, **kwargs):
+            if self.inside or not self.recorder.on or not self._is_ours() or next(module.parameters(), None) is None:
+                return original(module, *args, **kwargs)
+            self._remember(module)
+            self.inside = True
+            try:
+                return self.recorder.part(module, args, kwargs, original)
+            finally:
+                self.inside = False
+
+        return call
+
+    def _is_ours(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def _remember(self, module: nn.Module) -> None:
+        """A module that is called from outside, and what it holds before the first step."""
+        self.began = time.perf_counter() if self.began is None else self.began
+        if not any(each is module for each in self.recording.modules):
+            self.recording.modules.append(module)
+            self._keep(held_tensors(module))
+
+    def _keep(self, tensors: list[Tensor]) -> None:
+        with self.recorder.paused():
+            for tensor in tensors:
+                if id(tensor) not in self.recording.initial:
+                    self.recording.initial[id(tensor)] = (tensor, tensor.detach().clone())
+
+    def _backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+            roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+            recorded = self.recorder.on and self._is_ours()
+            with self.recorder.paused():
+                if recorded:
+                    self._note_backward(roots, grad_tensors)
+                return original(tensors, grad_tensors, *args, **kwargs)
+
+        return backward
+
+    def _note_backward(self, roots: list[Tensor], gradients: Any) -> None:
+        forward, reason = None, "the recorded batches have used up their memory"
+        simple = len(roots) == 1 and roots[0].numel() == 1
+        if not simple:
+            reason = "backward was called on something else than one number"
+        elif self.bytes <= MOST_BYTES:
+            try:
+                forward, reason = self.recorder.forward(roots[0]), ""
+            except UnplayableError as error:
+                reason = str(error)
+        self.bytes += 0 if forward is None else size(forward)
+        event = Backward(value=roots[0].detach().clone(), forward=forward, alive=weakref.ref(roots[0]), reason=reason)
+        self.recording.events.append(event)
+
+    @no_type_check
+    def _clip(self, kind: str, argument: str) -> Callable[..., Any]:
+        def with_original(original):
+            @wraps(original)
+            def clip(parameters, *args, **kwargs):
+                limit = args[0] if args else kwargs.get(argument)
+                self.recording.events.append(Clip(kind=kind, limit=float(limit)))
+                with self.recorder.paused():
+                    return original(parameters, *args, **kwargs)
+
+            return clip
+
+        return with_original
+
+    @no_type_check
+    def _zero_grad(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def zero_grad(owner, *args, **kwargs):
+            number = self._number(owner) if isinstance(owner, Optimizer) else None
+            self.recording.events.append(ZeroGrad(optimizer=number))
+            with self.recorder.paused():
+                return original(owner, *args, **kwargs)
+
+        return zero_grad
+
+    @no_type_check
+    def _scale(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def scale(scaler, outputs):
+            with self.recorder.paused():
+                scaled = original(scaler, outputs)
+            if isinstance(outputs, Tensor) and scaled is not outputs:
+                self.recorder.alias(scaled, outputs)
+            return scaled
+
+        return scale
+
+    @no_type_check
+    def _scheduler(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def made(scheduler, *args, **kwargs):
+            self.recording.schedulers.append(scheduler)
+            return original(scheduler, *args, **kwargs)
+
+        return made
+
+    def _number(self, optimizer: Optimizer) -> int:
+        known = self.recording.optimizers
+        if not any(each is optimizer for each in known):
+            known.append(optimizer)
+        return next(index for index, each in enumerate(known) if each is optimizer)
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Note what the step starts from; the update itself is not recorded, its closure is."""
+        if not self._is_ours():
+            return None
+        self._keep([parameter for group in optimizer.param_groups for parameter in group["params"]])
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
+        self._step = ExitStack()
+        if closure is None:
+            self._step.enter_context(self.recorder.paused())
+            return None
+        self._step.enter_context(self.recorder.switched(False))
+        return (optimizer, self._recorded(closure), *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
+
+    def _recorded(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        @wraps(closure)
+        def run() -> Any:
+            with self.recorder.switched(True):
+                return closure()
+
+        return run
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._step is None:
+            return
+        self._step.close()
+        self._step = None
+        settings = tuple({k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups)
+        number = self._number(optimizer)
+        self.recording.events.append(Update(optimizer=number, settings=settings))
+        self.recorder.forget()
+        self.steps += number == 0
+        self.recorder.fine = self.steps < FINE_STEPS
+        self.after_step(self.steps)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, made: Callable[[Any], Any]) -> Iterator[None]:
+    """An attribute is what ``made`` gives for it while this is active."""
+    original = getattr(owner, name)
+    setattr(owner, name, made(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def size(forward: Forward) -> int:
+    """Bytes of a recorded batch."""
+    return sum(each.numel() * each.element_size() for each in forward.batch.values())

@@ -1,0 +1,177 @@
+"""How a recorded script updates its model: optimizers, learning rates over time, clipping, the order of its step."""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diagnostics.capture.recording import Backward, Clip, Recording, Update, Window, ZeroGrad
+from diagnostics.capture.tape import RecordedBatch
+from diagnostics.optimizers import same_optimizer, schedule_of
+
+SAME_RATE = 1e-6  # relative: rates that a scheduler gives and that were seen
+Letters = str
+"""Events of a step in order: Z drops gradients, B is backward, C clips, V clips one by one, U updates."""
+USUAL = ("ZBU", "ZBCU")
+
+
+class Several(Optimizer):
+    """Several optimizers as one: their groups in order, each updated by its own."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = tuple(optimizers)
+        super().__init__([{"params": list(group["params"])} for each in optimizers for group in each.param_groups], {})
+        self.param_groups = [group for each in optimizers for group in each.param_groups]
+        self.defaults = dict(optimizers[0].defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update by each."""
+        for each in self.optimizers:
+            each.step()
+
+    @property
+    def state(self) -> dict[Any, Any]:  # type: ignore[override]
+        """What each remembers of its parameters."""
+        return dict(chain.from_iterable(each.state.items() for each in self.optimizers))
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        """Nothing: the state is that of the optimizers."""
+
+
+def factories_of(recording: Recording, model: nn.Module) -> list[Callable[[nn.Module], Optimizer]]:
+    """For each of the script's optimizers that stepped: model -> the same one over another model, at its base rates."""
+    stepped = {update.optimizer for window in recording.windows for update in window.updates}
+    made = []
+    for number, optimizer in enumerate(recording.optimizers):
+        if number in stepped:
+            made.append(at_rates(same_optimizer(optimizer, model), base_rates(recording, number)))
+    return made
+
+
+def at_rates(factory: Callable[[nn.Module], Optimizer], rates: Sequence[float]) -> Callable[[nn.Module], Optimizer]:
+    """The same factory with these learning rates, one per group."""
+
+    def made(model: nn.Module) -> Optimizer:
+        optimizer = factory(model)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return optimizer
+
+    return made
+
+
+def together(factories: Sequence[Callable[[nn.Module], Optimizer]]) -> Callable[[nn.Module], Optimizer]:
+    """One optimizer, or several as one."""
+    return factories[0] if len(factories) == 1 else lambda model: Several([each(model) for each in factories])
+
+
+def updates_of(recording: Recording, number: int) -> list[Update]:
+    """The steps of one optimizer."""
+    return [update for window in recording.windows for update in window.updates if update.optimizer == number]
+
+
+def base_rates(recording: Recording, number: int) -> list[float]:
+    """Each group's learning rate before any schedule: what its scheduler says, otherwise the largest that was seen."""
+    updates = updates_of(recording, number)
+    groups = range(len(updates[0].settings))
+    return [
+        float(updates[0].settings[g].get("initial_lr", max(float(u.settings[g]["lr"]) for u in updates)))
+        for g in groups
+    ]
+
+
+def schedule_seen(recording: Recording) -> Callable[[int], float] | None:
+    """step -> factor on the base rate: as it was seen, then as the scheduler goes on, else the last one; None: always 1."""
+    base = base_rates(recording, 0)[0]
+    rates = [float(update.settings[0]["lr"]) for update in updates_of(recording, 0)]
+    if base == 0 or all(rate == base for rate in rates):
+        return None
+    factors = [rate / base for rate in rates]
+    later = scheduler_that_gives(recording, factors)
+    return lambda step: factors[step] if step < len(factors) else (later(step) if later else factors[-1])
+
+
+def scheduler_that_gives(recording: Recording, factors: Sequence[float]) -> Callable[[int], float] | None:
+    """The script's scheduler as a function of the optimizer step, where it gives the factors that were seen."""
+    for scheduler in recording.schedulers:
+        if getattr(scheduler, "optimizer", None) is not recording.optimizers[0]:
+            continue
+        with suppress(Exception):  # a stranger's scheduler, or one that wants a metric
+            schedule = schedule_of(scheduler)
+            if all(math.isclose(schedule(i), f, rel_tol=SAME_RATE, abs_tol=1e-12) for i, f in enumerate(factors)):
+                return schedule
+    return None
+
+
+def letters(window: Window) -> Letters:
+    """The order of a step, several passes or optimizers in a row as one; clipping at infinity only measures.
+
+    >>> letters(Window(events=(ZeroGrad(optimizer=0), Clip(kind="norm", limit=1.0))))
+    'ZC'
+    """
+    found = ""
+    for event in window.events:
+        letter = letter_of(event)
+        found += letter if letter and not found.endswith(letter) else ""
+    while "BZB" in found:  # dropped between the passes of one step: the last pass is what counts
+        found = found.replace("BZB", "B")
+    return found
+
+
+def letter_of(event: Any) -> str:
+    """One event as a letter; none for clipping that clips nothing."""
+    if isinstance(event, Clip):
+        return ("" if math.isinf(event.limit) else "C") if event.kind == "norm" else "V"
+    return {ZeroGrad: "Z", Backward: "B", Update: "U"}[type(event)]
+
+
+def clip_norm_of(windows: Sequence[Window]) -> float | None:
+    """The norm that gradients are clipped to between backward and update; None where they are not."""
+    limits = {clip.limit for window in windows for clip in window.clips if clip.kind == "norm"}
+    return limits.pop() if len(limits) == 1 and all("BCU" in letters(window) for window in windows[:1]) else None
+
+
+def order_of(windows: Sequence[Window]) -> Letters:
+    """The order of an ordinary step: the second one, as the first may have nothing to drop yet."""
+    return letters(windows[min(1, len(windows) - 1)])
+
+
+def step_in(
+    order: Letters, clips: Sequence[Clip], *, training: bool
+) -> Callable[[nn.Module, Optimizer, RecordedBatch], Float[Tensor, ""]]:
+    """(model, optimizer, batch) -> loss: one step in this order."""
+
+    def step(model: nn.Module, optimizer: Optimizer, batch: RecordedBatch) -> Float[Tensor, ""]:
+        model.train(training)
+        loss: Tensor | None = None
+        for letter in order:
+            if letter == "Z":
+                optimizer.zero_grad(set_to_none=True)
+            elif letter == "B":
+                loss = batch.tape.play(model, batch)
+                loss.backward()
+            elif letter == "U":
+                optimizer.step()
+            else:
+                clip_as(model, clips)
+        assert loss is not None
+        return loss
+
+    return step
+
+
+def clip_as(model: nn.Module, clips: Sequence[Clip]) -> None:
+    """Clip a model's gradients as the script does."""
+    for each in clips:
+        if each.kind == "value":
+            nn.utils.clip_grad_value_(model.parameters(), each.limit)
+        elif math.isfinite(each.limit):
+            nn.utils.clip_grad_norm_(model.parameters(), each.limit)
