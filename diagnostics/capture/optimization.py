@@ -89,7 +89,7 @@ def base_rates(recording: Recording, number: int) -> list[float]:
 
 
 def schedule_seen(recording: Recording) -> Callable[[int], float] | None:
-    """step -> factor on the base rate: as it was seen, then as the scheduler goes on, else the last one; None: always 1."""
+    """step -> factor on the base rate: as seen, then as the scheduler goes on, else the last one; None: always 1."""
     base = base_rates(recording, 0)[0]
     rates = [float(update.settings[0]["lr"]) for update in updates_of(recording, 0)]
     if base == 0 or all(rate == base for rate in rates):

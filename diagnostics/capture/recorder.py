@@ -29,44 +29,12 @@ SCRIPT_NODES = 20_000  # since the last step; a script that computes more betwee
 IDLE_BYTES = 2**28  # the same for a validation: its results are let go by the script, and so by us
 GROWTH = 4  # a tensor that a batch is cut out of: at most so many times as large, else the cut is the batch
 DRAWN = frozenset(
-    [
-        "rand",
-        "randn",
-        "randint",
-        "randperm",
-        "rand_like",
-        "randn_like",
-        "randint_like",
-        "bernoulli",
-        "bernoulli_",
-        "multinomial",
-        "normal",
-        "normal_",
-        "uniform_",
-        "random_",
-        "dropout",
-        "dropout_",
-        "exponential_",
-        "poisson",
-    ]
+    ("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "bernoulli_")
+    + ("multinomial", "normal", "normal_", "uniform_", "random_", "dropout", "dropout_", "exponential_", "poisson")
 )
 COLLECTED = frozenset(
-    [
-        "stack",
-        "pad_sequence",
-        "tensor",
-        "as_tensor",
-        "from_numpy",
-        "frombuffer",
-        "index_select",
-        "gather",
-        "take",
-        "take_along_dim",
-        "vstack",
-        "hstack",
-        "embedding",
-        "masked_select",
-    ]
+    ("stack", "pad_sequence", "tensor", "as_tensor", "from_numpy", "frombuffer", "index_select", "gather", "take")
+    + ("take_along_dim", "vstack", "hstack", "embedding", "masked_select")
 )
 """Functions that fetch a batch: what they give is the batch, and what they take is the data behind it."""
 
@@ -439,7 +407,7 @@ def slots_of(node: RawNode) -> Iterator[Result | Loose]:
 
 
 def named_slots(node: RawNode, name: str) -> list[tuple[Result | Loose, str]]:
-    """The tensors that a node was given, each with what it may be called: the argument's name, or that of the result."""
+    """The tensors that a node was given, each with a name: that of the argument, or of the result."""
     found: list[tuple[Result | Loose, str]] = []
     part = isinstance(node.call, Part)
     named = argument_names(node.call.module) if isinstance(node.call, Part) else lambda index: name

@@ -158,12 +158,13 @@ def constants(forwards: Sequence[Forward]) -> set[int]:
     if len(forwards) < 2 or all(set(f.sources.values()) <= always for f in forwards):
         return set()
     first = forwards[0]
-    whole = {
-        s
-        for n, s in first.sources.items()
-        if not first.batch[n].is_floating_point() and first.batch[n].dtype != torch.bool
-    }
-    return always - whole
+    tables = {source for name, source in first.sources.items() if is_table(first.batch[name])}
+    return always - tables
+
+
+def is_table(tensor: Shaped[Tensor, "..."]) -> bool:
+    """Whether this holds whole numbers."""
+    return not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
 def pass_of(
