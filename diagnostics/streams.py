@@ -377,7 +377,8 @@ def checked(
     with torch.no_grad():
         rebuilt = view.with_tokens(batch, view.tokens(batch))
         for each in (batch, rebuilt):
-            found = again(view.logits(model, each), view.targets(each))
+            logits = view.logits(model, each).to(value.dtype)  # inside autocast a loss is computed in full precision
+            found = again(logits, view.targets(each))
             if found.numel() == value.numel() and not close(found.reshape(value.shape), value):
                 raise ValueError(
                     f"the tokens found in the batch give a loss of {float(found.mean()):.6g}, "

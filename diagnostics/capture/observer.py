@@ -121,7 +121,8 @@ class Observer:
             except UnplayableError as error:
                 reason = str(error)
         self.bytes += 0 if forward is None else size(forward)
-        event = Backward(value=roots[0].detach().clone(), forward=forward, alive=weakref.ref(roots[0]), reason=reason)
+        value = roots[0].detach() if forward is None else forward.value
+        event = Backward(value=value.clone(), forward=forward, alive=weakref.ref(roots[0]), reason=reason)
         self.recording.events.append(event)
 
     @no_type_check

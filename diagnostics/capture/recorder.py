@@ -28,14 +28,15 @@ PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device,
 SCRIPT_NODES = 20_000  # since the last step; a script that computes more between two steps is not being trained then
 IDLE_BYTES = 2**28  # the same for a validation: its results are let go by the script, and so by us
 GROWTH = 4  # a tensor that a batch is cut out of: at most so many times as large, else the cut is the batch
-DRAWN = frozenset(
-    ("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli", "bernoulli_")
-    + ("multinomial", "normal", "normal_", "uniform_", "random_", "dropout", "dropout_", "exponential_", "poisson")
-)
-COLLECTED = frozenset(
-    ("stack", "pad_sequence", "tensor", "as_tensor", "from_numpy", "frombuffer", "index_select", "gather", "take")
-    + ("take_along_dim", "vstack", "hstack", "embedding", "masked_select")
-)
+DRAWN = """
+rand randn randint randperm rand_like randn_like randint_like bernoulli bernoulli_ multinomial normal normal_ uniform_
+random_ dropout dropout_ exponential_ poisson
+"""
+COLLECTED = """
+stack pad_sequence tensor as_tensor from_numpy frombuffer set_ index_select gather take take_along_dim vstack hstack
+embedding masked_select empty empty_like empty_strided new_empty
+"""
+FETCHING = frozenset(DRAWN.split() + COLLECTED.split())
 """Functions that fetch a batch: what they give is the batch, and what they take is the data behind it."""
 
 
@@ -230,7 +231,7 @@ class Recorder(TorchFunctionMode):
         """From now on the one stands for the other: what a gradient scaler gave for what it was given."""
         if id(original) in self.made:
             self.made[id(tensor)] = self.made[id(original)]
-            self.kept.append(tensor)
+            self.kept += [tensor, original]
 
     def forward(self, root: Shaped[Tensor, "..."]) -> Forward:
         """The calls behind a loss.
@@ -300,7 +301,7 @@ class Slice:
             loss=self._moved(self.start),
             undivided=self._moved(undivided),
             divisor=divisor,
-            value=self.root.detach(),
+            value=at(self.nodes[self.start.node].result, self.start.path).detach(),
             batch=self.batch,
             sources=self.sources,
         )
@@ -366,7 +367,9 @@ class Slice:
     def _stays(self, node: RawNode) -> bool:
         """Whether a call that has nothing to do with the model is part of the tape, and not of fetching a batch."""
         called, slots = getattr(node.call, "__name__", ""), list(slots_of(node))
-        if called in DRAWN or called in COLLECTED or len(slots) > 3 or (called == "__getitem__" and len(slots) > 1):
+        if called in FETCHING or "out" in node.kwargs or len(slots) > 3:
+            return False
+        if len(slots) > 1 and (node.edits or called == "__getitem__"):  # filled from, or chosen by, other tensors
             return False
         given = sum(tensor.numel() for _, tensor in leaves(node.result))
         return all(self._tensor(slot).numel() <= GROWTH * given for slot in slots)
