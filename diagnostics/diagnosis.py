@@ -139,6 +139,7 @@ class Diagnosis:
         runs: every training run, for tables and pictures.
         base: ids of the faults that were repaired together and taken back one by one.
         seeds: of the trials.
+        notes: how the subject came about, a sentence each.
     """
 
     subject: str
@@ -158,6 +159,7 @@ class Diagnosis:
     seconds: float
     path: tuple[PathStep, ...] = ()
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def state(self) -> Literal["faulty", "healthy", "unexplained"]:

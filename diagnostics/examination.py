@@ -98,6 +98,7 @@ def examine(
         base=trials.base,
         seeds=budget.seeds,
         seconds=time.perf_counter() - start,
+        notes=subject.notes,
     )
 
 

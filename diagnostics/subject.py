@@ -98,6 +98,7 @@ class Subject:
         repair: the same setup with those switches set right; takes a subset of ``switches``.
         name: what reports call it.
         lacks: why a capability is not there, by the name of its field, as far as somebody knows.
+        notes: how this subject came about, a sentence each, for the report.
     """
 
     model: nn.Module
@@ -119,6 +120,7 @@ class Subject:
     repair: Callable[[frozenset[str]], "Subject"] | None = None
     name: str = "subject"
     lacks: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def missing(self, needs: Sequence[str]) -> str | None:
         """Why this subject cannot serve something that needs these capabilities; None if it can."""

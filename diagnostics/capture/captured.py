@@ -38,12 +38,10 @@ class Captured:
 
     Args:
         reproduction: the script's first losses, and the same played again on the subject.
-        notes: what was seen and what could not be seen, a sentence each.
     """
 
     subject: Subject
     reproduction: Reproduction
-    notes: tuple[str, ...]
 
 
 def captured(recording: Recording) -> Captured:
@@ -79,8 +77,9 @@ def captured(recording: Recording) -> Captured:
         batch_axis=axis,
         name=recording.name,
         lacks=lacks,
+        notes=tuple(notes_on(recording, replica, best)),
     )
-    return Captured(subject=subject, reproduction=best, notes=tuple(notes_on(recording, replica, best)))
+    return Captured(subject=subject, reproduction=best)
 
 
 def passes_over(batches: Sequence[RecordedBatch]) -> Callable[[int], Iterator[Batch]]:

@@ -1,6 +1,7 @@
 """How a recorded script updates its model: optimizers, learning rates over time, clipping, the order of its step."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -37,9 +38,9 @@ class Several(Optimizer):
             each.step()
 
     @property
-    def state(self) -> dict[Any, Any]:  # type: ignore[override]
+    def state(self) -> defaultdict[Tensor, Any]:
         """What each remembers of its parameters."""
-        return dict(chain.from_iterable(each.state.items() for each in self.optimizers))
+        return defaultdict(dict, chain.from_iterable(each.state.items() for each in self.optimizers))
 
     @state.setter
     def state(self, value: Any) -> None:

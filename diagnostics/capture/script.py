@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from diagnostics.capture.recording import Ending
 
@@ -40,7 +40,7 @@ def run_script(script: Path, arguments: Sequence[str]) -> tuple[Ending, str]:
     return "ended", ""
 
 
-def compiled(script: Path) -> object:
+def compiled(script: Path) -> CodeType:
     """The script's code."""
     try:
         return compile(script.read_bytes(), str(script), "exec")

@@ -12,7 +12,7 @@ from diagnostics.report.document import document
 from diagnostics.report.evidence import evidence, levels, verdicts
 from diagnostics.report.parts import Entry, Section, Table
 from diagnostics.report.repairs import after, honest_unit, left_out, steps, way
-from diagnostics.report.words import ALIKE, IN_WORDS, plain, trial_in_words
+from diagnostics.report.words import ALIKE, IN_WORDS, plain, sentence, trial_in_words
 
 __all__ = [
     "ALIKE",
@@ -36,6 +36,7 @@ def sections(diagnosis: Diagnosis) -> tuple[Section, ...]:
     """The whole report as plain text, the answer first; parts that have nothing to say are left out."""
     told = (
         Section(name="answer", title=headline(diagnosis), paragraphs=tuple(answer(diagnosis))),
+        Section(name="seen", title="How this was seen", paragraphs=tuple(map(sentence, diagnosis.notes))),
         Section(name="why", title="Why the loss stood there", paragraphs=tuple(why_it_stood(diagnosis))),
         *cause_sections(diagnosis),
         Section(name="song", title="Why the sample contained whole lines", paragraphs=tuple(why_it_sang(diagnosis))),
