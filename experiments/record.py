@@ -92,8 +92,9 @@ class RunRecord:
         write_text(self.config_path, json.dumps(to_dict(config), indent=2) + "\n")
 
     def set_state(self, state: State) -> None:
-        """Write down how the run stands."""
-        write_text(self.folder / "state.json", json.dumps({"state": state}) + "\n")
+        """Write down how the run stands, and while it is on, in which process."""
+        where = process() if state == "running" else {}
+        write_text(self.folder / "state.json", json.dumps({"state": state, **where}) + "\n")
 
     def rows(self) -> list[dict[str, int | float]]:
         """Every line of the metrics in the order of writing; a line that a crash tore is left out."""
@@ -113,6 +114,24 @@ class RunRecord:
         """Drop the metrics of later steps: a resumed run measures them again."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         write_text(self.metrics_path, "".join(kept))
+
+
+def process() -> dict[str, Any]:
+    """This process, so that others can tell whether it is still there: host, process id, when it began.
+
+    The beginning is in ticks since the machine's start, from Linux's /proc; None elsewhere. Ids are used again, a pair
+    of id and beginning is not.
+    """
+    return {"host": platform.node(), "pid": os.getpid(), "began_ticks": began_ticks(os.getpid())}
+
+
+def began_ticks(pid: int) -> int | None:
+    """When a process began, in ticks since the machine's start; None where there is no such process, or no /proc."""
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(about.rpartition(")")[2].split()[19])  # proc(5): field 22; the name before ")" may hold spaces
 
 
 def environment(seed: int) -> dict[str, Any]:

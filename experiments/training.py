@@ -2,7 +2,7 @@
 
 A run can be stopped at any moment. Between steps, Ctrl-C leaves a checkpoint of the last one; a kill leaves the
 last checkpoint and every metric logged. A resumed run continues bit for bit: on the same machine it writes the
-numbers that the undisturbed run would have written.
+numbers that the undisturbed run would have written, but for the seconds that it took.
 """
 
 import contextlib
@@ -44,6 +44,7 @@ class Standing:
 
     step: int = 0
     tokens: int = 0
+    seconds: float = 0.0  # spent on the run until the last row, in all of its sittings
     best_loss: float = math.inf
     evaluations_since_best: int = 0
     losses: list[float] = field(default_factory=list)  # of the steps since the last evaluation
@@ -153,6 +154,7 @@ class _Run:
         self.is_between_steps = True
         self.history: list[Float[Tensor, ""]] = []
         self.started = time.monotonic()
+        self.earlier_seconds = 0.0
         torch.manual_seed(config.seed)
         random.seed(config.seed)
 
@@ -237,8 +239,11 @@ class _Run:
         return True
 
     def log(self, **metrics: int | float) -> None:
-        """One row for the trackers, with step and tokens."""
-        self.tracker.log({"step": self.standing.step, "tokens": self.standing.tokens, **metrics})
+        """One row for the trackers, with step, tokens and seconds."""
+        standing = self.standing
+        standing.seconds = self.earlier_seconds + time.monotonic() - self.started
+        at = {"step": standing.step, "tokens": standing.tokens, "seconds": round(standing.seconds, 3)}
+        self.tracker.log({**at, **metrics})
 
     def log_step(self) -> None:
         """The metrics of this step."""
@@ -294,6 +299,7 @@ class _Run:
         """Go back to the checkpoint; metrics that were logged after it will be measured again."""
         found = load_checkpoint(self.record.checkpoint_path, model=self.model, optimizer=self.optimizer)
         self.standing = Standing(**found)
+        self.earlier_seconds = self.standing.seconds
         self.record.forget_after(self.standing.step)
 
 

@@ -33,7 +33,12 @@ def weights(record: RunRecord) -> dict[str, torch.Tensor]:
 
 def same(one: RunRecord, other: RunRecord) -> bool:
     pairs = zip(weights(one).values(), weights(other).values(), strict=True)
-    return one.rows() == other.rows() and all(torch.equal(a, b) for a, b in pairs)
+    return timeless(one) == timeless(other) and all(torch.equal(a, b) for a, b in pairs)
+
+
+def timeless(record: RunRecord) -> list[dict[str, int | float]]:
+    """Everything that was logged but the time it took."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in record.rows()]
 
 
 def interrupting(after: int) -> Any:
@@ -117,7 +122,7 @@ def test_the_record_is_complete(tiny: RunConfig, tmp_path: Path) -> None:
     }  # fmt: skip
     assert record.config == override(tiny, {"train.sample_tokens": 5})
     rows = record.rows()
-    assert set(rows[0]) == {"step", "tokens", "train/loss", "optim/lr", "grad/norm"}
+    assert set(rows[0]) == {"step", "tokens", "seconds", "train/loss", "optim/lr", "grad/norm"}
     assert rows[0]["tokens"] == tiny.data.batch_size * tiny.data.context
     assert [row["step"] for row in rows if "val/loss" in row] == [7, 14, 20]
 
@@ -150,8 +155,17 @@ def test_accumulation_changes_memory_and_nothing_else(tiny: RunConfig, tmp_path:
     config = override(tiny, {"model.dropout": 0, "train.steps": 7})
     whole = run(config, tmp_path / "whole")
     parts = run(override(config, {"optim.accumulate": 5}), tmp_path / "parts")
-    for a, b in zip(whole.rows(), parts.rows(), strict=True):
+    for a, b in zip(timeless(whole), timeless(parts), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_the_seconds_of_a_resumed_run_go_on_where_they_were(tiny: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, tmp_path / "run", progress=interrupting(10))
+    record = run(tiny, tmp_path / "run", resume=True)
+    seconds = [row["seconds"] for row in record.rows()]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] < seconds[-1]
 
 
 def test_a_clipped_gradient_is_logged_as_it_was_before(tiny: RunConfig, tmp_path: Path) -> None:
@@ -296,6 +310,6 @@ def test_a_compiled_run_gives_the_same_losses(tiny: RunConfig, tmp_path: Path) -
     config = override(tiny, {"train.steps": 3, "model.dropout": 0})
     command = [sys.executable, "-c", PLAIN_AND_COMPILED, str(tmp_path)]
     subprocess.run(command, input=json.dumps(to_dict(config)), text=True, check=True, timeout=280)
-    plain, compiled = (RunRecord.open(tmp_path / name).rows() for name in ("plain", "compiled"))
+    plain, compiled = (timeless(RunRecord.open(tmp_path / name)) for name in ("plain", "compiled"))
     for a, b in zip(plain, compiled, strict=True):
         assert a == pytest.approx(b, rel=1e-4)
