@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 State = Literal["running", "finished", "interrupted", "failed"]
+Standing = Literal["running", "finished", "interrupted", "failed", "killed"]
+STALE_SECONDS = 3600  # ours: a run that cannot be looked at and has logged nothing for so long counts as killed
 LIBRARIES = ("unplateau", "torch", "numpy", "wandb")
 
 
@@ -75,7 +78,12 @@ class RunRecord:
     @property
     def config(self) -> RunConfig:
         """The configuration that the run was started or last resumed with."""
-        return from_dict(_read_json(self.config_path))
+        return from_dict(self.tree)
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The configuration as it lies on disk, also where another version of this code wrote it."""
+        return _read_json(self.config_path)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -87,21 +95,48 @@ class RunRecord:
         """How the run stands; "running" is also what a killed run leaves."""
         return cast(State, _read_json(self.folder / "state.json")["state"])
 
+    @property
+    def standing(self) -> Standing:
+        """How the run stands, a killed one told from one that is on: by its process, or else by its last line."""
+        about = _read_json(self.folder / "state.json")
+        if about["state"] != "running":
+            return cast(Standing, about["state"])
+        on = is_on(about)
+        return "running" if (self.is_fresh if on is None else on) else "killed"
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether something was logged within STALE_SECONDS."""
+        return time.time() - self.last_written < STALE_SECONDS
+
+    @property
+    def last_written(self) -> float:
+        """When the last metrics were written, or the configuration where there are none; seconds since 1970."""
+        return (self.metrics_path if self.metrics_path.exists() else self.config_path).stat().st_mtime
+
     def set_config(self, config: RunConfig) -> None:
         """Write down the configuration; a resumed run may be longer than it was."""
         write_text(self.config_path, json.dumps(to_dict(config), indent=2) + "\n")
 
     def set_state(self, state: State) -> None:
         """Write down how the run stands, and while it is on, in which process."""
-        where = process() if state == "running" else {}
+        where = process(os.getpid()) if state == "running" else {}
         write_text(self.folder / "state.json", json.dumps({"state": state, **where}) + "\n")
 
     def rows(self) -> list[dict[str, int | float]]:
-        """Every line of the metrics in the order of writing; a line that a crash tore is left out."""
+        """Every line of the metrics in the order of writing; a line that a crash tore is left out.
+
+        Raises:
+            ValueError: a line before the last is no JSON.
+        """
         if not self.metrics_path.exists():
             return []
-        lines = self.metrics_path.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last line end was never finished
+        lines = self.metrics_path.read_text().rpartition("\n")[0]  # what follows the last line end was never finished
+        try:
+            return cast(list[dict[str, int | float]], json.loads(f"[{lines.replace(chr(10), ',')}]"))
+        except ValueError as error:
+            damaged = next(number for number, line in enumerate(lines.split("\n"), start=1) if not _is_json(line))
+            raise ValueError(f"{self.metrics_path} is damaged in line {damaged}") from error
 
     @property
     def metrics(self) -> "pd.DataFrame":
@@ -116,22 +151,30 @@ class RunRecord:
         write_text(self.metrics_path, "".join(kept))
 
 
-def process() -> dict[str, Any]:
-    """This process, so that others can tell whether it is still there: host, process id, when it began.
+def process(pid: int) -> dict[str, Any]:
+    """A process, so that others can tell whether it is still there: host, id, when it began.
 
     The beginning is in ticks since the machine's start, from Linux's /proc; None elsewhere. Ids are used again, a pair
     of id and beginning is not.
     """
-    return {"host": platform.node(), "pid": os.getpid(), "began_ticks": began_ticks(os.getpid())}
+    return {"host": platform.node(), "pid": pid, "began_ticks": began_ticks(pid)}
+
+
+def is_on(about: Mapping[str, Any]) -> bool | None:
+    """Whether the process that `process()` told about is still there; None where that cannot be seen from here."""
+    if about.get("host") != platform.node() or about.get("began_ticks") is None:
+        return None
+    return began_ticks(about["pid"]) == about["began_ticks"]
 
 
 def began_ticks(pid: int) -> int | None:
-    """When a process began, in ticks since the machine's start; None where there is no such process, or no /proc."""
+    """When a process began, in ticks since the machine's start; None where it is over, or there is no /proc."""
     try:
         about = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    return int(about.rpartition(")")[2].split()[19])  # proc(5): field 22; the name before ")" may hold spaces
+    state, *fields = about.rpartition(")")[2].split()  # proc(5); the name before ")" may hold spaces
+    return None if state in "ZX" else int(fields[18])  # Z, X: dead, and nobody has asked how it ended
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -173,6 +216,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} is damaged: it holds no table")
     return dict(content)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _version(name: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from experiments.commands.benchmark import benchmark
+from experiments.commands.compare import compare
 from experiments.commands.decode import decode
 from experiments.commands.diagnose import diagnose
 from experiments.commands.encode import encode
@@ -15,6 +16,7 @@ from experiments.commands.faults import faults
 from experiments.commands.generate import generate
 from experiments.commands.gradients import gradients
 from experiments.commands.overfit import overfit
+from experiments.commands.runs import runs
 from experiments.commands.settings import settings
 from experiments.commands.show import show
 from experiments.commands.tokenize import tokenize
@@ -40,6 +42,8 @@ COMMANDS = (
     tying,
     settings,
     train,
+    runs,
+    compare,
     generate,
     tokenize,
     encode,
