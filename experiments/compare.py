@@ -215,7 +215,7 @@ def compare(
     metric = _known_metric(frames, metric)
     _refuse_missing_axis(frames, axis)
     config = config_of(frames.runs)
-    names = differing(config)
+    names = sorted(differing(config), key=lambda name: name == over)  # what repeats a run comes last
     settings = config.loc[:, [name for name in names if name != over]]
     group = grouped(config, settings)
     table = _table(frames.runs, group, config.loc[:, names], metric)
@@ -258,11 +258,6 @@ def grouped(config: pd.DataFrame, settings: pd.DataFrame) -> pd.Series:
     told = labels(common, settings.iloc[places])
     label = {keys[place]: text for place, text in zip(places, told, strict=True)}
     return pd.Series([label[key] for key in keys], index=config.index, name="group")
-
-
-def smooth(values: pd.Series, share: float) -> pd.Series:
-    """A curve without most of its noise: an exponential moving average that reaches over `share` of its points."""
-    return values.ewm(span=max(1.0, share * len(values))).mean()
 
 
 def failures(comparison: Comparison, condition: Condition) -> list[str]:

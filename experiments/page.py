@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from diagnostics.diagnosis import Diagnosis
 from diagnostics.fault import Fault
 from diagnostics.report import headline, sections
+from experiments.layout import ENVIRONMENT
 from experiments.pictures import BLUE, VERMILION, Picture, svg
 
 PLACES = {
@@ -28,14 +28,6 @@ PLACES = {
 
 BY_SCHEME = {"blue": BLUE, "vermilion": VERMILION}
 """Colours of the pictures that are too dark on a dark page: its style sheet has lighter ones for it."""
-
-ENVIRONMENT = Environment(
-    loader=PackageLoader("experiments", "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from experiments.run import Value, shown
 Curve = npt.NDArray[np.float64]
 
 POINTS = 200  # at which curves are compared
-SMOOTHED = 0.1  # share of a curve's points that its moving average reaches over
+SMOOTHED = 0.05  # share of a curve's points that its moving average reaches over
+LEAST_WINDOW = 3  # points that it reaches over at least: of fewer, nothing is learned about noise
 APART = 2.0  # standard errors of the difference: about a twentieth of chance per point
 LASTING = 0.1  # share of the common range that a parting lasts at least, to its end: one odd point is none
 SETTINGS = 4  # that a sentence names
@@ -129,12 +130,21 @@ def _mean(runs: list[tuple[Curve, Curve]], grid: Curve) -> tuple[Curve, Curve]:
 def _smoothed(at: Curve, values: Curve, grid: Curve) -> tuple[Curve, float]:
     """A curve's moving average on a grid, and the standard error that its noise leaves in it.
 
-    An exponential average with span s of noise with variance v has variance v / s.
+    The mean of w values with noise of variance v has variance v / w; at both ends of a curve only half are there.
     """
-    span = max(1.0, SMOOTHED * len(values))
-    average = pd.Series(values).ewm(span=span).mean().to_numpy()
-    noise = float(np.std(values - average)) / math.sqrt(span)
+    window = max(LEAST_WINDOW, round(SMOOTHED * len(values)))
+    average = smooth(pd.Series(values), window).to_numpy()
+    noise = float(np.std(values - average)) * math.sqrt(2 / window)
     return np.interp(grid, at, average), noise
+
+
+def smooth(values: pd.Series, window: int) -> pd.Series:
+    """A curve without most of its noise: the mean of `window` values around each, so that nothing comes late.
+
+    >>> smooth(pd.Series([3.0, 6.0, 0.0]), 3).tolist()
+    [4.5, 3.0, 3.0]
+    """
+    return values.rolling(max(1, window), center=True, min_periods=1).mean()
 
 
 def _settings(ours: pd.Series, theirs: pd.Series) -> dict[str, tuple[Value, Value]]:

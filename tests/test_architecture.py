@@ -13,6 +13,8 @@ OUTSIDE = ("wandb", "pandas", "scipy", "plotly", "matplotlib", "optuna", "rich",
 DOORS = {
     "wandb": {"experiments/tracking.py", "experiments/wandb_runs.py", "experiments/dashboard.py"},
     "optuna": {"experiments/search.py"},
+    "scipy": {"experiments/contrast.py"},
+    "plotly": {"experiments/compare_page.py"},
 }
 IMPORT_ALL = """
 import importlib, pkgutil, sys

@@ -63,6 +63,9 @@ def compare(
     ] = None,
     over: Annotated[str, typer.Option(help="The setting that only repeats a run.")] = "seed",
     axis: Annotated[Axis, typer.Option(help="What curves are aligned on.")] = Axis.tokens,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with interactive curves, one file.", show_default=False)
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Write all settings and results, .csv or .parquet.", show_default=False)
     ] = None,
@@ -81,11 +84,17 @@ def compare(
     """
     from experiments.compare import compare as compared
     from experiments.compare import load_runs, write_table
+    from experiments.record import write_text
 
     frames = load_runs(*sources)
     comparison = compared(frames, metric=metric, by=by.value, over=over, axis=axis.value, baseline=baseline)
     failed = [] if fail_if is None else judged(comparison, fail_if)
     show(comparison)
+    if html is not None:
+        from experiments.compare_page import compare_page
+
+        write_text(html, compare_page(comparison))
+        tell("page", html)
     if table is not None:
         write_table(frames.runs, table)
         tell("written", table)

@@ -65,7 +65,7 @@ def test_records_and_their_offline_wandb_directories_compare_the_same(trained: P
     assert_frame_equal(one.table, other.table)
     assert_frame_equal(one.groups, other.groups)
     assert (one.contrasts, one.partings, one.notes) == (other.contrasts, other.partings, other.notes)
-    assert one.differing == ("seed", "optim.lr")
+    assert one.differing == ("optim.lr", "seed")
     assert [each.seeds for each in one.contrasts] == [2]
     assert set(ours.curves.columns) > {"run", "step", "tokens", "seconds", "train/loss", "val/bits_per_byte"}
 

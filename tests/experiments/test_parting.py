@@ -34,7 +34,7 @@ def bend(at: int) -> np.ndarray:
 
 def test_curves_part_where_one_of_them_bends() -> None:
     found = parted(curves(a=5 - 0.01 * STEPS + noise(0), b=5 - 0.01 * STEPS + noise(1) + bend(50)))
-    assert 50 < found.at < 60
+    assert 45 < found.at < 55
     assert found.sentence == f"b and a part in loss at step {found.at:,.0f}; they differ in optim.lr (0.2 against 0.1)"
 
 
@@ -42,7 +42,7 @@ def test_several_seeds_count_with_their_spread() -> None:
     runs = {
         f"{group}{seed}": noise(seed + ord(group)) + bend(50) * (group == "b") for group in "ab" for seed in range(5)
     }
-    assert 50 < parted(curves(**runs)).at < 60
+    assert 45 < parted(curves(**runs)).at < 55
 
 
 def test_other_axes_tell_the_step_too() -> None:
