@@ -21,8 +21,8 @@ def test_it_shows_what_differs_the_groups_and_a_sentence(run, runs) -> None:
     ended = run("compare", runs)
     assert ended.code == 0
     words = " ".join(ended.out.split())
-    assert ended.out.index(" seed ") < ended.out.index(" lr ") < ended.out.index(" state ")
-    assert "2 0.1 finished 20 1.51 1.51" in words
+    assert ended.out.index(" lr ") < ended.out.index(" seed ") < ended.out.index(" state ")
+    assert "0.1 2 finished 20 1.51 1.51" in words
     assert "groups over seed: best val/bits_per_byte, bits/byte" in words
     assert "lr=0.1 is better than lr=0.2 by 0.2017 +- 0.0072 bits/byte, 3 seeds, paired" in words
     assert "they differ in optim.lr (0.2 against 0.1)" in words
