@@ -237,6 +237,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         before(_SWITCH.journal, *arguments)
 
 
+@functools.cache
 def _announcing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function; its second argument, where it is a path, is told to the journal first."""
 

@@ -546,6 +546,36 @@ def test_a_writer_that_nobody_sees_is_told_of(place: Place) -> None:
     )
 
 
+def test_the_file_that_a_shell_sends_our_output_to_is_no_ones_change(place: Place) -> None:
+    place.file("report.txt", b"")
+    with place.journal():
+        write_over()
+    command = (
+        "import sys; from pathlib import Path; from diagnostics.capture.files import restore; print('x', flush=True);"
+    )
+    command += "written = restore(*map(Path, sys.argv[1:])).written; print([each.path.name for each in written])"
+    with open("report.txt", "w") as report:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        arguments = [sys.executable, "-c", command, place.keep, place.written]
+        subprocess.run(arguments, stdout=report, env=environment, check=True)
+    assert Path("report.txt").read_text() == "x\n['model.pt']\n"
+
+
+def test_a_script_in_a_scratch_copy_keeps_what_it_writes_there_and_nothing_elsewhere(place: Place) -> None:
+    scratch = scratch_copy(place.work, place.diagnosis / "scratch", limit_bytes=1000)
+    before = snapshot(Territory((scratch,), ()))
+    with Journal(place.keep, watched=(place.work,), ignored=(scratch,)):
+        os.chdir(scratch)
+        torch.save({}, "model.pt")
+        torch.save({}, place.work / "model.pt")
+    assert [each.path for each in place.restored().written] == [place.work / "model.pt"]
+    assert state(place.work) == place.before
+    changed = scratch / "model.pt"
+    assert changes(before, snapshot(Territory((scratch,), ()))) == (
+        Written(changed, "changed", changed, journaled=False),
+    )
+
+
 def test_nothing_is_kept_after_the_end(place: Place) -> None:
     with place.journal():
         pass
