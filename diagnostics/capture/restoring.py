@@ -51,7 +51,9 @@ def restore(keep: Path, moved_to: Path) -> Restored:
     territory, before = Territory.of_json(start["territory"]), Snapshot.of_json(start["snapshot"])
     written = _Restoring(keep, moved_to, territory).all()
     after = snapshot(territory.without(keep, moved_to, *_own_output()))
-    result = Restored((*written, *changes(before, after)), before.complete and after.complete)
+    not_undone = changes(before, after)
+    undone = (each for each in written if each.path not in {other.path for other in not_undone})
+    result = Restored((*undone, *not_undone), before.complete and after.complete)
     _write(keep / DONE, result)
     shutil.rmtree(keep / CONTENT)
     return result
