@@ -1,8 +1,8 @@
 """From a recording to a subject, and what is to be said about how well the one stands for the other."""
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Shaped
@@ -19,11 +19,12 @@ from diagnostics.capture.optimization import (
     step_in,
     together,
 )
+from diagnostics.capture.passes import data_of
 from diagnostics.capture.recorder import Part
 from diagnostics.capture.recording import Recording
 from diagnostics.capture.replay import Reproduction, as_seen, in_usual_order, reproduced
-from diagnostics.capture.replica import Replica, is_table, replica_of
-from diagnostics.capture.tape import RecordedBatch, Tape
+from diagnostics.capture.replica import Replica, is_table, named_tensors, replica_of
+from diagnostics.capture.tape import RecordedBatch, Tape, held
 from diagnostics.copies import model_copy, private_model
 from diagnostics.leaves import leaves
 from diagnostics.subject import Batch, LossHistory, Subject, TokenView
@@ -44,8 +45,12 @@ class Captured:
     reproduction: Reproduction
 
 
-def captured(recording: Recording) -> Captured:
+def captured(recording: Recording, starts: Mapping[int, Mapping[str, Tensor]] = MappingProxyType({})) -> Captured:
     """The subject that a recording shows.
+
+    Args:
+        starts: seed -> the numbers that the script's model starts from with another seed (`observation.start_of`).
+            Other seeds start from the script's own numbers, shuffled within each matrix.
 
     Raises:
         ValueError: it shows none; says why in one line.
@@ -61,45 +66,52 @@ def captured(recording: Recording) -> Captured:
     axis, view = axis_and_view(replica, lacks)
     training = is_trained_in_training_mode(replica)
     clips = replica.windows[-1].clips
+    data = data_of(recording.events, {event: each.batch for event, each in replica.played.items()})
     odd = order not in USUAL or not training
     subject = Subject(
         model=replica.model,
         loss=lambda model, batch: batch.tape.play(model, batch),
-        batches=passes_over(replica.batches),
+        batches=data.batches,
         optimizer=together(factories),
-        build=started(replica.start, lacks),
+        build=started(replica.start, starts, lacks),
         schedule=schedule_seen(recording),
         clip_norm=None if odd else clip_norm_of(replica.windows),
         step=step_in(order, clips, training=training) if odd else None,
-        whole_data=False,
+        whole_data=data.whole,
         history=history_of(recording),
         token_view=view,
         batch_axis=axis,
         name=recording.name,
         lacks=lacks,
-        notes=tuple(notes_on(recording, replica, best)),
+        notes=tuple(notes_on(recording, replica, best, starts)),
     )
     return Captured(subject=subject, reproduction=best)
 
 
-def passes_over(batches: Sequence[RecordedBatch]) -> Callable[[int], Iterator[Batch]]:
-    """seed -> the recorded batches: in the script's order for 0, otherwise in an order of the seed's own."""
-
-    def passes(seed: int) -> Iterator[Batch]:
-        order = list(batches)
-        if seed:
-            random.Random(seed).shuffle(order)
-        return iter(order)
-
-    return passes
-
-
-def started(start: nn.Module, lacks: dict[str, str]) -> Callable[[int], nn.Module] | None:
-    """seed -> a model before its first step: the script's own for seed 0, otherwise with other numbers."""
+def started(
+    start: nn.Module, starts: Mapping[int, Mapping[str, Tensor]], lacks: dict[str, str]
+) -> Callable[[int], nn.Module] | None:
+    """seed -> a model before its first step: the script's own for seed 0, one of the other starts, or other numbers."""
     redrawn = default_build(start, lacks)
     if redrawn is None:
         return None
-    return lambda seed: model_copy(start) if seed == 0 else redrawn(seed)
+    own = {name: tensor.shape for name, tensor in named_tensors(start)}
+    fitting = {
+        seed: numbers
+        for seed, numbers in starts.items()
+        if all(own.get(name) == tensor.shape for name, tensor in numbers.items())
+    }
+
+    def build(seed: int) -> nn.Module:
+        if seed != 0 and seed not in fitting:
+            return redrawn(seed)
+        model = model_copy(start)
+        with torch.no_grad():
+            for name, tensor in fitting.get(seed, {}).items():
+                held(model, name).copy_(tensor)
+        return model
+
+    return build
 
 
 def history_of(recording: Recording) -> LossHistory:
@@ -119,7 +131,7 @@ def history_of(recording: Recording) -> LossHistory:
 def is_trained_in_training_mode(replica: Replica) -> bool:
     """Whether most of the training passes call the model in training mode."""
     modes = [
-        node.training for each in replica.passes.values() for node in each.forward.nodes if isinstance(node.call, Part)
+        node.training for each in replica.played.values() for node in each.forward.nodes if isinstance(node.call, Part)
     ]
     return sum(modes) * 2 >= len(modes)
 
@@ -178,14 +190,21 @@ def predictions(model: nn.Module, batch: RecordedBatch, tape: Tape) -> Shaped[Te
     return next(tensors, None)
 
 
-def notes_on(recording: Recording, replica: Replica, found: Reproduction) -> Iterator[str]:
+def notes_on(
+    recording: Recording, replica: Replica, found: Reproduction, starts: Mapping[int, Mapping[str, Tensor]]
+) -> Iterator[str]:
     """What was seen of the script, and how well it was played again."""
     yield f"{recording.steps} steps of {recording.name} were seen in {recording.seconds:.1f} seconds"
     if found.exact:
         yield f"its first {len(found.seen)} losses, played again from the start, come out the same to the last digit"
     else:
         yield f"its first {len(found.seen)} losses, played again from the start, differ by up to {found.worst:.3g}"
+    if starts:
+        seeds = ", ".join(map(str, sorted(starts)))
+        yield f"trials start as the script does, with its own seed and with others (seeds {seeds})"
+    else:
+        yield "trials with other seeds start from the script's own numbers, shuffled within each matrix"
     if replica.left_out:
         yield f"{replica.left_out} backward passes on another kind of loss were left out"
     if recording.said:
-        yield f"the script raised {recording.said}"
+        yield f"the script raised {recording.said}: mend that first; what is said here is about the steps before it"

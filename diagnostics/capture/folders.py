@@ -74,7 +74,7 @@ def nobodys_folders() -> tuple[Path, ...]:
     """Folders of this machine that hold no one's work: devices, caches, installed packages, the temporary directory."""
     caches = (os.environ.get(name) for name in CACHES)
     packages = (*site.getsitepackages(), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
-    fixed = ("/dev", "/proc", "/sys", "~/.cache", "~/.triton", "~/.nv", tempfile.gettempdir())
+    fixed = ("/dev", "/proc", "/sys", "~/.cache", tempfile.gettempdir())
     return tuple(Path(path).expanduser() for path in (*fixed, *packages, *caches) if path)
 
 

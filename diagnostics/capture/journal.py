@@ -6,6 +6,7 @@ that then writes into it is given content of its own. Across file systems the fi
 """
 
 import functools
+import importlib
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -26,18 +28,13 @@ from diagnostics.capture.records import CONTENT, LINES, START, Kept, append_line
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 NAMELESS = getattr(os, "O_TMPFILE", 0)
-NOT_SEEN = (  # module, class or "", function; the second argument is the path
-    ("torch", "", "save"),
-    ("torch.serialization", "", "save"),
-    ("torch.jit", "", "save"),
-    ("safetensors.torch", "", "serialize_file"),
-    ("safetensors.numpy", "", "serialize_file"),
-    ("tokenizers", "Tokenizer", "save"),
-    ("pyarrow.parquet", "", "write_table"),
+NOT_SEEN = (  # module, function; the second argument is the path
+    ("torch", "save"),
+    ("torch.serialization", "save"),
+    ("torch.jit", "save"),
+    ("safetensors.torch", "serialize_file"),
+    ("safetensors.numpy", "serialize_file"),
 )
-
-
-NAMES_OF_PATHS = ("f", "filename", "path", "where")
 
 
 class Journal:
@@ -63,7 +60,6 @@ class Journal:
         self._seen: set[str] = set()
         self._absent: set[str] = set()
         self._read_up_to = 0
-        self._not_seen = list(NOT_SEEN)
         self._writers: list[tuple[Any, str, Callable[..., Any]]] = []
 
     def __enter__(self) -> "Journal":
@@ -75,7 +71,7 @@ class Journal:
         start = {"territory": self.territory.as_json(), "snapshot": snapshot(self.territory).as_json()}
         (self.keep / START).write_text(json.dumps(start))
         self._lines.touch()
-        self.listen_to_writers()
+        self._listen_to_writers()
         _SWITCH.turn_on(self)
         return self
 
@@ -83,9 +79,9 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _SWITCH.journal = None
-        for owner, name, function in self._writers:
-            if getattr(getattr(owner, name), "__wrapped__", None) is function:  # not: the script put its own there
-                setattr(owner, name, function)
+        for module, name, function in self._writers:
+            if getattr(getattr(module, name), "__wrapped__", None) is function:  # not: the script put its own there
+                setattr(module, name, function)
 
     def before_writing(self, path: str, *, empties: bool) -> None:
         """Keeps a file that is about to be opened for writing.
@@ -196,17 +192,14 @@ class Journal:
                 shutil.copyfile(path, own)
                 os.replace(own, holder)
 
-    def listen_to_writers(self) -> None:
-        """Has the writers that are imported by now announce themselves; others follow when the script imports them."""
-        for writer in self._not_seen[:]:
-            module, group, name = writer
-            owner = sys.modules.get(module)
-            owner = getattr(owner, group, None) if group else owner
-            function = getattr(owner, name, None)
-            if function is not None:
-                self._not_seen.remove(writer)
-                self._writers.append((owner, name, function))
-                setattr(owner, name, _announcing(function))
+    def _listen_to_writers(self) -> None:
+        for module_name, name in NOT_SEEN:
+            if find_spec(module_name.partition(".")[0]) is not None:
+                module = importlib.import_module(module_name)
+                function = getattr(module, name, None)
+                if function is not None:
+                    self._writers.append((module, name, function))
+                    setattr(module, name, _announcing(function))
 
 
 class _Switch:
@@ -241,17 +234,15 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if before is None or _SWITCH.journal is None or getattr(_SWITCH.thread, "busy", False):
         return
     with _SWITCH.own_work():
-        _SWITCH.journal.listen_to_writers()
         before(_SWITCH.journal, *arguments)
 
 
-@functools.cache
 def _announcing(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function; its second argument, where it is a path, is told to the journal first."""
 
     @functools.wraps(function)
     def announced(*args: Any, **kwargs: Any) -> Any:
-        path = next(itertools.chain(args[1:2], (kwargs[name] for name in NAMES_OF_PATHS if name in kwargs)), None)
+        path = next(itertools.chain(args[1:2], (kwargs[name] for name in ("f", "filename") if name in kwargs)), None)
         if isinstance(path, str | os.PathLike) and _SWITCH.journal is not None:
             with _SWITCH.own_work():
                 _SWITCH.journal.before_writing(os.fsdecode(path), empties=True)

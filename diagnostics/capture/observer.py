@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader
 
 from diagnostics.capture.recorder import Forward, Recorder, UnplayableError
-from diagnostics.capture.recording import Backward, Clip, Recording, Update, ZeroGrad
+from diagnostics.capture.recording import Backward, Clip, Pass, Recording, Update, ZeroGrad
 from diagnostics.copies import held_tensors
 
 FINE_STEPS = 10  # whose random states are kept, so that they can be played again to the last digit
@@ -31,15 +32,24 @@ class Observer:
 
     Args:
         recording: what is filled.
-        after_step: called after every optimizer step with the number of steps so far; may raise to end the script.
+        after_step: called after every optimizer step and every backward pass with the number of steps of the first
+            optimizer so far; may raise to end the script.
+        before_step: called before every optimizer step; may raise likewise.
     """
 
-    def __init__(self, recording: Recording, after_step: Callable[[int], None] = lambda steps: None) -> None:
-        self.recording, self.after_step = recording, after_step
+    def __init__(
+        self,
+        recording: Recording,
+        after_step: Callable[[int], None] = lambda steps: None,
+        before_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.recording, self.after_step, self.before_step = recording, after_step, before_step
         self.recorder = Recorder()
         self.inside = False
         self.steps = 0
+        self.backwards = 0
         self.bytes = 0
+        self.loaders: dict[int, Any] = {}
         self.began: float | None = None
         self._thread = threading.get_ident()
         self._stack = ExitStack()
@@ -56,14 +66,18 @@ class Observer:
         enter(replaced(nn.Module, "zero_grad", self._zero_grad))
         enter(replaced(torch.amp.GradScaler, "scale", self._scale))
         enter(replaced(LRScheduler, "__init__", self._scheduler))
+        enter(replaced(DataLoader, "__iter__", self._pass_begins))
         self._stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
         self._stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
-        enter(self.recorder)
+        self._stack.callback(self.recorder.close)
+        self.recorder.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Torch is what it was; may be called again."""
         if self._step is not None:
             self._step.close()
+            self._step = None
         self._stack.close()
         if self.began is not None:
             self.recording.seconds = time.perf_counter() - self.began
@@ -106,7 +120,11 @@ class Observer:
             with self.recorder.paused():
                 if recorded:
                     self._note_backward(roots, grad_tensors)
-                return original(tensors, grad_tensors, *args, **kwargs)
+                result = original(tensors, grad_tensors, *args, **kwargs)
+            if recorded:
+                self.backwards += 1
+                self.after_step(self.steps)
+            return result
 
         return backward
 
@@ -171,6 +189,17 @@ class Observer:
 
         return made
 
+    @no_type_check
+    def _pass_begins(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def begin(loader):
+            if self._is_ours():
+                self.recording.events.append(Pass(loader=id(loader), length=length_of(loader)))
+                self.loaders[id(loader)] = loader  # no other one gets its identity
+            return original(loader)
+
+        return begin
+
     def _number(self, optimizer: Optimizer) -> int:
         known = self.recording.optimizers
         if not any(each is optimizer for each in known):
@@ -182,6 +211,7 @@ class Observer:
         if not self._is_ours():
             return None
         self._keep([parameter for group in optimizer.param_groups for parameter in group["params"]])
+        self.before_step()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         self._step = ExitStack()
         if closure is None:
@@ -221,6 +251,14 @@ def replaced(owner: Any, name: str, made: Callable[[Any], Any]) -> Iterator[None
         yield
     finally:
         setattr(owner, name, original)
+
+
+def length_of(loader: DataLoader[Any]) -> int:
+    """Batches in a pass over a loader; 0 where it does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return 0
 
 
 def size(forward: Forward) -> int:

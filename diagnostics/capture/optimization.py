@@ -128,10 +128,10 @@ def letters(window: Window) -> Letters:
 
 
 def letter_of(event: Any) -> str:
-    """One event as a letter; none for clipping that clips nothing."""
+    """One event as a letter; none for what changes nothing."""
     if isinstance(event, Clip):
         return ("" if math.isinf(event.limit) else "C") if event.kind == "norm" else "V"
-    return {ZeroGrad: "Z", Backward: "B", Update: "U"}[type(event)]
+    return {ZeroGrad: "Z", Backward: "B", Update: "U"}.get(type(event), "")
 
 
 def clip_norm_of(windows: Sequence[Window]) -> float | None:

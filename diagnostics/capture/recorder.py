@@ -155,6 +155,12 @@ class Recorder(TorchFunctionMode):
             self._note(RawNode(call=func, args=slots[0], kwargs=slots[1], result=target, around=around(), edits=edits))
         return result
 
+    def close(self) -> None:
+        """Record nothing more; leave torch, unless a call that is still going on does that."""
+        self.on = False
+        if _get_current_function_mode() is self:
+            self.__exit__(None, None, None)
+
     @contextmanager
     def switched(self, on: bool) -> Iterator[None]:
         """Calls are recorded inside, or are not."""

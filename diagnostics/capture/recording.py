@@ -51,7 +51,15 @@ class Update:
     settings: tuple[Mapping[str, Any], ...]
 
 
-Event = ZeroGrad | Backward | Clip | Update
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A pass over a data loader began; ``loader`` tells loaders apart, ``length`` is its batches (0: unknown)."""
+
+    loader: int
+    length: int
+
+
+Event = ZeroGrad | Backward | Clip | Update | Pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +99,8 @@ class Recording:
         modules: those that were called from outside of any other, in order of their first call.
         initial: the numbers that modules and optimizers held before the first step: (tensor, its value then).
         ending: how the observation ended; ``said`` is the error that the script raised, in one line.
-        seconds: from the first forward pass to the end.
+        start_seconds: from the script's first line to its first forward pass.
+        seconds: from there to the end.
     """
 
     name: str
@@ -102,6 +111,7 @@ class Recording:
     initial: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     ending: Ending = "ended"
     said: str = ""
+    start_seconds: float = 0.0
     seconds: float = 0.0
 
     @property

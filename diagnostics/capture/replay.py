@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from diagnostics.bench import private_randomness
 from diagnostics.capture.observer import FINE_STEPS
 from diagnostics.capture.recorder import Part
-from diagnostics.capture.recording import Backward, Clip, Update, Window, ZeroGrad
-from diagnostics.capture.replica import Pass, Replica
+from diagnostics.capture.recording import Backward, Clip, Event, Update, Window, ZeroGrad
+from diagnostics.capture.replica import Played, Replica
 from diagnostics.copies import model_copy
 
 Rules = Callable[[Window], Window]
@@ -45,11 +45,11 @@ def reproduced(replica: Replica, factories: Sequence[Callable[[nn.Module], Optim
     played: list[float] = []
     with private_randomness(0), torch.enable_grad():
         for window in replica.windows[:FINE_STEPS]:
-            if not all(id(event) in replica.passes for event in window.backwards):
+            if not all(id(event) in replica.played for event in window.backwards):
                 break
             for event in rules(window).events:
                 if isinstance(event, Backward):
-                    one = replica.passes[id(event)]
+                    one = replica.played[id(event)]
                     seen.append(one.value)
                     played.append(play(one, model))
                 else:
@@ -57,7 +57,7 @@ def reproduced(replica: Replica, factories: Sequence[Callable[[nn.Module], Optim
     return Reproduction(seen=tuple(seen), played=tuple(played))
 
 
-def play(one: Pass, model: nn.Module) -> float:
+def play(one: Played, model: nn.Module) -> float:
     """The loss of one pass, with backward, in the modes and with the random numbers of the script."""
 
     def before_part(index: int) -> None:
@@ -80,14 +80,14 @@ def set_mode(module: nn.Module, like: nn.Module, *, training: bool) -> None:
         own.training = theirs.training if like.training == training else training
 
 
-def repeat(event: ZeroGrad | Clip | Update, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+def repeat(event: Event, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     """Do to this model and its optimizers what was done to the script's."""
     if isinstance(event, ZeroGrad):
         for owner in [model] if event.optimizer is None else [optimizers[event.optimizer]]:
             owner.zero_grad(set_to_none=True)
     elif isinstance(event, Clip):
         clip(model, event)
-    else:
+    elif isinstance(event, Update):
         optimizer = optimizers[event.optimizer]
         for group, settings in zip(optimizer.param_groups, event.settings, strict=True):
             group.update(settings)

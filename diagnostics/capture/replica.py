@@ -18,7 +18,7 @@ from diagnostics.leaves import changed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pass:
+class Played:
     """One backward pass of the script, to be played again.
 
     Args:
@@ -42,20 +42,20 @@ class Replica:
         model: the script's own, as it stands.
         start: a copy of it as it was before the first step.
         windows: the steps of the training loop.
-        passes: each of their backward passes that can be played, by the identity of its event.
+        played: each of their backward passes that can be played, by the identity of its event.
         left_out: how many backward passes compute another kind of loss than most.
     """
 
     model: nn.Module
     start: nn.Module
     windows: tuple[Window, ...]
-    passes: dict[int, Pass]
+    played: dict[int, Played]
     left_out: int = 0
 
     @property
     def batches(self) -> tuple[RecordedBatch, ...]:
         """Every batch, in order."""
-        return tuple(each.batch for each in self.passes.values())
+        return tuple(each.batch for each in self.played.values())
 
 
 def replica_of(recording: Recording) -> Replica:
@@ -73,12 +73,12 @@ def replica_of(recording: Recording) -> Replica:
     model = model_of([event.forward for _, event in kept if event.forward])
     names, modules = tensor_names(model), {id(module): name for name, module in model.named_modules()}
     constant = constants([event.forward for _, event in kept if event.forward])
-    passes = {id(event): pass_of(event, len(window.backwards), names, modules, constant) for window, event in kept}
+    played = {id(event): played_of(event, len(window.backwards), names, modules, constant) for window, event in kept}
     return Replica(
         model=model,
         start=as_before(model, recording),
         windows=windows,
-        passes=passes,
+        played=played,
         left_out=len(events) - len(kept),
     )
 
@@ -167,9 +167,9 @@ def is_table(tensor: Shaped[Tensor, "..."]) -> bool:
     return not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
-def pass_of(
+def played_of(
     event: Backward, backwards: int, names: dict[int, str], modules: dict[int, str], constant: set[int]
-) -> Pass:
+) -> Played:
     """A backward pass by names; the loss as reported is not divided by the number of passes that make one step."""
     forward = event.forward
     assert forward is not None
@@ -183,7 +183,7 @@ def pass_of(
     divided = backwards > 1 and abs(forward.divisor - backwards) < 1e-6
     batch = RecordedBatch({name: tensor for name, tensor in forward.batch.items() if name not in fixed})
     batch.tape = Tape(nodes=nodes, loss=forward.undivided if divided else forward.loss)
-    return Pass(batch=batch, tape=Tape(nodes=nodes, loss=forward.loss), forward=forward, value=float(event.value))
+    return Played(batch=batch, tape=Tape(nodes=nodes, loss=forward.loss), forward=forward, value=float(event.value))
 
 
 def named_node(node: RawNode, names: dict[int, str], modules: dict[int, str], fixed: dict[str, Any]) -> Node:

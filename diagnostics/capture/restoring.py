@@ -50,18 +50,11 @@ def restore(keep: Path, moved_to: Path) -> Restored:
     start = json.loads((keep / START).read_text())
     territory, before = Territory.of_json(start["territory"]), Snapshot.of_json(start["snapshot"])
     written = _Restoring(keep, moved_to, territory).all()
-    after = snapshot(territory.without(keep, moved_to, *_own_output()))
-    not_undone = changes(before, after)
-    undone = (each for each in written if each.path not in {other.path for other in not_undone})
-    result = Restored((*undone, *not_undone), before.complete and after.complete)
+    after = snapshot(territory.without(keep, moved_to))
+    result = Restored((*written, *changes(before, after)), before.complete and after.complete)
     _write(keep / DONE, result)
     shutil.rmtree(keep / CONTENT)
     return result
-
-
-def _own_output() -> list[Path]:
-    """The files that a shell has sent what this process prints to, if any: they grow without the script."""
-    return [Path(os.path.realpath(f"/dev/fd/{descriptor}")) for descriptor in (1, 2)]
 
 
 def _first_of_each(lines: list[Kept]) -> list[Kept]:

@@ -17,6 +17,7 @@ from experiments.commands.generate import generate
 from experiments.commands.gradients import gradients
 from experiments.commands.overfit import overfit
 from experiments.commands.runs import runs
+from experiments.commands.script_command import ScriptCommand
 from experiments.commands.settings import settings
 from experiments.commands.show import show
 from experiments.commands.tokenize import tokenize
@@ -51,9 +52,10 @@ COMMANDS = (
     show,
     benchmark,
 )
-SHORT_HELP = {"diagnose": "Explain where the loss of a recipe, or of your own setup, stands."}
+SHORT_HELP = {"diagnose": "Explain where the loss of your script, of your own setup, or of a recipe stands."}
+CLASSES = {"diagnose": ScriptCommand}
 for command in COMMANDS:  # in the order in which --help lists them
-    app.command(short_help=SHORT_HELP.get(command.__name__))(command)
+    app.command(cls=CLASSES.get(command.__name__), short_help=SHORT_HELP.get(command.__name__))(command)
 
 INTERRUPTED = 130
 

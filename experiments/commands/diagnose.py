@@ -1,6 +1,7 @@
-"""`unplateau diagnose`: run a recipe, or take a setup of the user's own, and explain its loss."""
+"""`unplateau diagnose`: run a script, a recipe, or take a setup of the user's own, and explain its loss."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,11 @@ from experiments.commands.console import (
     results_folder,
     stages,
 )
+from experiments.commands.script_command import own_arguments, script_at
 from experiments.config import RunConfig, override
+from experiments.observed import Order
 from experiments.recipes import RECIPES
+from experiments.scripts import diagnosed, in_scratch
 
 if TYPE_CHECKING:
     from diagnostics.diagnosis import Diagnosis
@@ -24,17 +28,20 @@ if TYPE_CHECKING:
 
 
 STANDARD = "stuck"
+EXAMINED_WITHIN = 90.0  # seconds, for a script of which nobody knows how long a step takes
 
 BUDGETS = {"stuck": {"one_batch_steps": 40, "fresh_steps": 160, "alone_steps": 30}}
 """Steps of the trials that a recipe was measured to need (docs/log.md); others take the kernel's defaults."""
 
 
 def diagnose(
+    context: typer.Context,
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE:FUNCTION]",
-            help="Your own setup: a function that returns a Subject or (model, batch, loss_fn). Without it: a recipe.",
+            metavar="SCRIPT.py|FILE:FUNCTION",
+            help="Your training script, unmodified, with its own arguments behind it; or a function that returns a "
+            "Subject or (model, batch, loss_fn). Without it: a recipe.",
             show_default=False,
         ),
     ] = None,
@@ -53,24 +60,76 @@ def diagnose(
         typer.Option(help="Time that the examination may take, about.", show_default=False, min=1),
     ] = None,
     wandb: WandbOption = "auto",
+    steps: Annotated[int, typer.Option(help="Optimizer steps that a script is watched for.", min=2)] = 200,
+    watch: Annotated[
+        float, typer.Option(help="Seconds of training that a script is watched for, whichever comes first.", min=1)
+    ] = 60.0,
+    scratch: Annotated[
+        bool, typer.Option("--scratch", help="Run a script in a copy of the working directory.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Write a script's output to a file beside the report.")
+    ] = False,
 ) -> None:
-    """Run a recipe, or take your own setup, and explain where its loss stands, each cause confirmed by removing it.
+    """Run a script or a recipe, or take your own setup, and explain where its loss stands, each cause confirmed.
 
-    Without options: the stuck run, in about two minutes on two cores. With FILE:FUNCTION, such as
-    subject.py:make_subject: what that function returns. Writes report.html (one file, opens offline), report.md,
-    diagnosis.json, for a recipe also the run's record, and a Weights & Biases run.
+    With SCRIPT.py: your training script as it is, watched for its first steps and then ended; files that it writes are
+    set aside and yours put back. Without a target: the stuck run, in about two minutes on two cores. With
+    FILE:FUNCTION, such as subject.py:make_subject: what that function returns. Writes report.html (one file, opens
+    offline), report.md, diagnosis.json, for a recipe also the run's record, and a Weights & Biases run.
     """
     trials = {"seeds": tuple(range(seeds)), "workers": workers, "seconds": seconds}
     if target is not None:
         if recipe is not None or changes:
             raise ValueError(f"--{'set' if recipe is None else 'recipe'} is about recipes; {target} is your own setup")
-        diagnose_own(target, out, trials, wandb=wandb)
+        if target.endswith(".py"):
+            diagnose_script(
+                target, own_arguments(context), out, trials, Watching(steps, watch, scratch, quiet), wandb=wandb
+            )
+        else:
+            diagnose_own(target, out, trials, wandb=wandb)
         return
     config = override(configured(recipe or STANDARD, changes, wandb=wandb), {"train.log_every": 1})
     folder = results_folder(out, f"diagnose-{config.name}")
     record = standing_run(config, folder / "run")
     found = examined(config, record, trials)
     tell(found, config, folder, record)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How a script is watched."""
+
+    steps: int
+    seconds: float
+    scratch: bool
+    quiet: bool
+
+
+def diagnose_script(
+    target: str, arguments: tuple[str, ...], out: Path | None, trials: dict[str, Any], how: Watching, *, wandb: str
+) -> None:
+    """The same for an unmodified script."""
+    script = script_at(target)
+    config = override(RunConfig(), {"name": script.name, "track.mode": wandb})
+    folder = results_folder(out, f"diagnose-{file_name(script.stem)}").resolve()
+    refuse_taken(folder)
+    order = Order(
+        script=str(script),
+        arguments=arguments,
+        folder=str(folder),
+        place=str(Path.cwd()),
+        steps=how.steps,
+        seconds=how.seconds,
+        seeds=trials["seeds"],
+        workers=trials["workers"],
+        examined_within=trials["seconds"] or EXAMINED_WITHIN,
+    )
+    order = in_scratch(order) if how.scratch else order
+    typer.echo(
+        f"watching   {script.name}, up to {how.steps} optimizer steps or {how.seconds:g} s; Ctrl-C ends it early"
+    )
+    tell(diagnosed(order, say=typer.echo, stages=stages, quiet=how.quiet), config, folder)
 
 
 def diagnose_own(target: str, out: Path | None, trials: dict[str, Any], *, wandb: str) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,8 +20,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 
 from diagnostics.capture.files import (
     Journal,
@@ -197,10 +194,6 @@ def save_with_safetensors() -> None:
     save_file({"weight": torch.arange(5)}, "model.pt")
 
 
-def save_a_tokenizer() -> None:
-    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save("model.pt")
-
-
 def save_with_numpy() -> None:
     with open("model.pt", "wb") as file:
         np.save(file, np.arange(5))
@@ -229,8 +222,8 @@ def read_only() -> None:
 ACTIONS: tuple[Callable[[], None], ...] = (
     write_new, write_over, append, edit_in_place, open_exclusively, open_by_descriptor, truncate, replace_by_renaming,
     rename_then_write_both, swap, rotate_checkpoints, rename_a_folder, remove_the_tree, file_becomes_folder,
-    through_a_link, through_a_second_name, give_properties, save_with_torch, save_with_safetensors, save_a_tokenizer,
-    save_with_numpy, fill_a_database, make_only_folders, read_only,
+    through_a_link, through_a_second_name, give_properties, save_with_torch, save_with_safetensors, save_with_numpy,
+    fill_a_database, make_only_folders, read_only,
 )  # fmt: skip
 
 
@@ -551,58 +544,6 @@ def test_a_writer_that_nobody_sees_is_told_of(place: Place) -> None:
         Written(place.work / "new", "new", place.work / "new", journaled=False),
         Written(place.work / "runs/log.csv", "removed", None, journaled=False),
     )
-
-
-def test_the_file_that_a_shell_sends_our_output_to_is_no_ones_change(place: Place) -> None:
-    place.file("report.txt", b"")
-    with place.journal():
-        write_over()
-    command = (
-        "import sys; from pathlib import Path; from diagnostics.capture.files import restore; print('x', flush=True);"
-    )
-    command += "written = restore(*map(Path, sys.argv[1:])).written; print([each.path.name for each in written])"
-    with open("report.txt", "w") as report:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        arguments = [sys.executable, "-c", command, place.keep, place.written]
-        subprocess.run(arguments, stdout=report, env=environment, check=True)
-    assert Path("report.txt").read_text() == "x\n['model.pt']\n"
-
-
-def test_a_script_in_a_scratch_copy_keeps_what_it_writes_there_and_nothing_elsewhere(place: Place) -> None:
-    scratch = scratch_copy(place.work, place.diagnosis / "scratch", limit_bytes=1000)
-    before = snapshot(Territory((scratch,), ()))
-    with Journal(place.keep, watched=(place.work,), ignored=(scratch,)):
-        os.chdir(scratch)
-        torch.save({}, "model.pt")
-        torch.save({}, place.work / "model.pt")
-    assert [each.path for each in place.restored().written] == [place.work / "model.pt"]
-    assert state(place.work) == place.before
-    changed = scratch / "model.pt"
-    assert changes(before, snapshot(Territory((scratch,), ()))) == (
-        Written(changed, "changed", changed, journaled=False),
-    )
-
-
-def test_a_file_that_somebody_made_meanwhile_is_told_of_once(place: Place) -> None:
-    with place.journal():
-        subprocess.run(["sh", "-c", "echo x > theirs"], check=True)
-        Path("theirs").write_text("n")
-    assert place.told(place.restored()) == {"theirs": ("new", "x\n")}
-
-
-def test_a_writer_that_the_script_imports_later_announces_itself(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_past_python(data: object, where: str) -> None:
-        subprocess.run(["sh", "-c", f"echo {data} > {where}"], check=True)
-
-    module = ModuleType("pyarrow.parquet")
-    module.write_table = write_past_python  # type: ignore[attr-defined]
-    with place.journal():
-        monkeypatch.setitem(sys.modules, "pyarrow.parquet", module)
-        Path("model.pt").read_bytes()
-        module.write_table("n", where="model.pt")
-    assert place.told(place.restored()) == {"model.pt": ("changed", "n\n")}
-    assert state(place.work) == place.before
-    assert module.write_table is write_past_python
 
 
 def test_nothing_is_kept_after_the_end(place: Place) -> None:
