@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.condition import Condition
+from experiments.config import settings as settings_of_ours
 from experiments.contrast import Contrast, contrast
 from experiments.parting import Parting, parting
 from experiments.record import write_text
@@ -86,7 +87,7 @@ def runs_frame(runs: Sequence[Run], metrics: Sequence[str] | None = None) -> pd.
     Args:
         metrics: which results to give; None: every metric.
     """
-    names = list(dict.fromkeys(name for run in runs for name in run.config))
+    names = in_order({name for run in runs for name in run.config})
     measured = sorted({name for run in runs for name in run.metrics}) if metrics is None else metrics
     columns: dict[tuple[str, str], Any] = {
         ("about", "where"): [run.where for run in runs],
@@ -103,6 +104,12 @@ def runs_frame(runs: Sequence[Run], metrics: Sequence[str] | None = None) -> pd.
     told = labels([run.name for run in runs], config.loc[:, differing(config)])
     frame.index = pd.Index(np.array(told, dtype=object), name="run")
     return frame
+
+
+def in_order(names: set[str]) -> list[str]:
+    """Settings in the order of our own tree, then others by name: W&B's server keeps none."""
+    ours = [each.name for each in settings_of_ours() if each.name in names]
+    return [*ours, *sorted(names.difference(ours))]
 
 
 def curves_frame(runs: Sequence[Run], index: pd.Index) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.record import STALE_SECONDS, Standing
-from experiments.run import Logged, Run, flat
+from experiments.run import AXIS_NAMES, Logged, Run, flat
 from experiments.runs import Found
 
 BLOCK_BYTES = 32768
@@ -161,6 +161,19 @@ def metrics_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, float]]:
         yield {**when, **{name: value for name, value in kept.items() if not name.startswith("_")}}
 
 
+def without_repeats(rows: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    """Rows of one run in which a resumed run took over from an earlier checkpoint: what it measured again counts once.
+
+    A run that logs no tokens is not one of ours; its steps may go back for reasons of its own.
+    """
+    kept: list[dict[str, float]] = []
+    for row in rows:
+        if kept and "tokens" in row and _is_again(kept, row):
+            kept = [each for each in kept if each.get("tokens", 0) < row["tokens"]]
+        kept.append(row)
+    return kept
+
+
 def is_server_path(text: str) -> bool:
     """Whether a text could be a W&B path: ENTITY/PROJECT, ENTITY/PROJECT/ID or ENTITY/PROJECT?NAME=VALUE."""
     path = text.partition("?")[0].strip("/").split("/")
@@ -178,11 +191,15 @@ def server_runs(text: str) -> Found:
     """
     import wandb
 
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     path, _, query = text.partition("?")
     try:
         api = wandb.Api(timeout=30)
-        found = [api.run(path)] if path.count("/") == 2 else api.runs(path, filters=filters(query), order="+created_at")
+        if path.count("/") == 2:
+            found = [api.run(path)]
+        else:
+            found = api.runs(path, filters=filters(query), order="+created_at", lazy=False)
         runs = tuple(_server_run(each) for each in found)
     except Exception as error:  # wandb raises its own errors, those of its process and those of the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -203,7 +220,7 @@ def filters(query: str) -> dict[str, Any]:
 
 def _server_run(run: Any) -> Run:
     began = datetime.fromisoformat(run.created_at.replace("Z", "+00:00")).timestamp()
-    rows = sorted(run.scan_history(), key=lambda row: row["_step"])
+    rows = [dict(_unnested(row)) for row in run.scan_history()]
     written = max((row["_timestamp"] for row in rows if "_timestamp" in row), default=began)
     state: dict[str, Standing] = {"finished": "finished", "running": "running", "crashed": "killed"}
     return Run(
@@ -214,12 +231,29 @@ def _server_run(run: Any) -> Run:
         began=began,
         last_written=written,
         config=flat(run.config),
-        logged=Logged.of(metrics_of(rows)),
+        logged=Logged.of(without_repeats(metrics_of(rows))),
     )
 
 
 def _row(items: Iterable[Any]) -> dict[str, Any]:
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _is_again(kept: Sequence[Mapping[str, float]], row: Mapping[str, float]) -> bool:
+    """Whether a row comes before the last one, or measures again what was measured at the same place."""
+    if row["tokens"] < kept[-1].get("tokens", 0):
+        return True
+    at_once = itertools.takewhile(lambda each: each.get("tokens") == row["tokens"], reversed(kept))
+    return any(row.keys() & each.keys() - AXIS_NAMES for each in at_once)
+
+
+def _unnested(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of a row as an offline file names them."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _unnested(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _is_dressed(name: str, row: Mapping[str, Any]) -> bool:

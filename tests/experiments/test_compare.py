@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from experiments.compare import compare, differing, failures, labels, load_runs, write_table
+from experiments.compare import Frames, compare, differing, failures, labels, load_runs, write_table
 from experiments.condition import parse
-from experiments.config import RunConfig, to_dict
+from experiments.config import RunConfig, override, to_dict
+from tests.experiments.reading_server import serving_readers
 from tests.experiments.written_runs import falling, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -49,10 +50,15 @@ for lr, seed in ((1e-3, 2), (1e-3, 3), (1e-2, 2), (1e-2, 3)):
 def trained(tiny: RunConfig, tmp_path: Path) -> Path:
     """Two learning rates with two seeds each, by the trainer with W&B offline; the last was stopped and resumed."""
     folder = tmp_path / "trained"
-    around = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
-    command = [sys.executable, "-c", TRAIN, json.dumps(to_dict(tiny)), str(folder)]
-    subprocess.run(command, env=around, timeout=200, check=True, stdin=subprocess.DEVNULL)
+    train_four(tiny, folder, WANDB_MODE="offline")
     return folder
+
+
+def train_four(config: RunConfig, folder: Path, **environment: str) -> None:
+    """Run TRAIN in an interpreter of its own."""
+    around = os.environ | {"PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-c", TRAIN, json.dumps(to_dict(config)), str(folder)]
+    subprocess.run(command, env=around, timeout=200, check=True, stdin=subprocess.DEVNULL)
 
 
 def test_records_and_their_offline_wandb_directories_compare_the_same(trained: Path) -> None:
@@ -68,6 +74,56 @@ def test_records_and_their_offline_wandb_directories_compare_the_same(trained: P
     assert one.differing == ("optim.lr", "seed")
     assert [each.seeds for each in one.contrasts] == [2]
     assert set(ours.curves.columns) > {"run", "step", "tokens", "seconds", "train/loss", "val/bits_per_byte"}
+
+
+READ = """
+import sys
+import pandas as pd
+from experiments.compare import load_runs
+frames = load_runs(*sys.argv[2:])
+pd.to_pickle(tuple(frames), sys.argv[1])
+"""
+
+
+def read_elsewhere(to: Path, *sources: str, **environment: str) -> Frames:
+    """What `load_runs` gives in an interpreter of its own: wandb remembers the first server that it meets."""
+    around = os.environ | {"PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-c", READ, str(to), *sources]
+    subprocess.run(command, env=around, timeout=100, check=True, stdin=subprocess.DEVNULL)
+    return Frames(*pd.read_pickle(to))
+
+
+def test_records_and_a_wandb_server_compare_the_same(tiny: RunConfig, tmp_path: Path) -> None:
+    """The real client tells a server on this machine, the real public API asks it."""
+    with serving_readers() as server:
+        online = {"WANDB_MODE": "online", "WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server.url}
+        grouped = override(tiny, {"track.group": "warm", "track.mode": "online"})
+        train_four(grouped, tmp_path / "trained", **online)
+        whole = read_elsewhere(tmp_path / "whole", "local/unplateau?group=warm", **online)
+        first = next(iter(server.runs))
+        single = read_elsewhere(tmp_path / "single", f"local/unplateau/{first}", **online)
+    ours = load_runs(tmp_path / "trained")
+    assert_frame_equal(ours.curves, whole.curves)
+    for part in ("config", "best", "last"):
+        assert_frame_equal(ours.runs[part], whole.runs[part])
+    assert compare(ours).contrasts == compare(whole).contrasts
+    assert whole.runs["about"]["where"].tolist() == [f"local/unplateau/{run}" for run in server.runs]
+    assert single.runs["best"]["val/loss"].tolist() == ours.runs["best"]["val/loss"].tolist()[:1]
+
+
+def test_a_wandb_path_that_names_no_run_is_one_line(tmp_path: Path) -> None:
+    with serving_readers() as server:
+        online = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server.url}
+        around = os.environ | {"PYTHONPATH": str(ROOT), **online}
+        for source, message in (
+            ("local/unplateau?group=cold", "local/unplateau?group=cold names no run on W&B"),
+            ("local/unplateau/nobody", "local/unplateau/nobody cannot be read from W&B: "),
+        ):
+            command = [sys.executable, "-c", "from experiments.commands import main; main()", "compare", source]
+            done = subprocess.run(command, env=around, capture_output=True, text=True, timeout=100, check=False)
+            assert done.returncode == 2
+            assert done.stderr.startswith(f"unplateau: {message}")
+            assert done.stderr.count("\n") == 1
 
 
 def test_a_folder_of_records_is_read_as_records_and_not_twice(trained: Path) -> None:

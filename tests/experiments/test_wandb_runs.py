@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from experiments.runs import local_runs
-from experiments.wandb_runs import BLOCK_BYTES, filters, is_server_path, metrics_of, offline_runs, records
+from experiments.wandb_runs import (
+    BLOCK_BYTES,
+    filters,
+    is_server_path,
+    metrics_of,
+    offline_runs,
+    records,
+    without_repeats,
+)
 
 ROOT = Path(__file__).parents[2]
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
@@ -109,6 +117,19 @@ def test_rows_are_numbers_only_and_what_they_say_themselves_goes_first() -> None
     assert first == {"step": 7.0, "seconds": 2.5, "loss": 3.0, "ok": 1.0}
     assert (second["step"], second["u.rows"], math.isnan(second["loss"])) == (80.0, 3.0, True)
     assert "t.rows" not in second
+
+
+def at(tokens: int, name: str = "a", value: float = 1.0) -> dict[str, float]:
+    return {"step": tokens / 10, "tokens": float(tokens), name: value}
+
+
+def test_what_a_resumed_run_measured_again_counts_once() -> None:
+    plain = [at(10), at(20), at(20, "b"), at(30)]
+    assert without_repeats(plain) == plain
+    assert without_repeats([*plain, at(20, "a", 2.0), at(30, "a", 2.0)]) == [at(10), at(20, "a", 2.0), at(30, "a", 2.0)]
+    assert without_repeats([at(10), at(10, "b"), at(10, "a", 2.0)]) == [at(10, "a", 2.0)]
+    theirs = [{"step": 2.0, "a": 1.0}, {"step": 1.0, "a": 1.0}]
+    assert without_repeats(theirs) == theirs
 
 
 @pytest.mark.parametrize(
