@@ -52,7 +52,7 @@ COMMANDS = (
     show,
     benchmark,
 )
-SHORT_HELP = {"diagnose": "Explain where the loss of your script, of your own setup, or of a recipe stands."}
+SHORT_HELP = {"diagnose": "Explain the loss of your training script, of a setup or a recipe."}
 CLASSES = {"diagnose": ScriptCommand}
 for command in COMMANDS:  # in the order in which --help lists them
     app.command(cls=CLASSES.get(command.__name__), short_help=SHORT_HELP.get(command.__name__))(command)

@@ -16,7 +16,7 @@ from experiments.commands.console import (
     results_folder,
     stages,
 )
-from experiments.commands.script_command import own_arguments, script_at
+from experiments.commands.script_command import ScriptsArguments, script_at
 from experiments.config import RunConfig, override
 from experiments.observed import Order
 from experiments.recipes import RECIPES
@@ -35,7 +35,6 @@ BUDGETS = {"stuck": {"one_batch_steps": 40, "fresh_steps": 160, "alone_steps": 3
 
 
 def diagnose(
-    context: typer.Context,
     target: Annotated[
         str | None,
         typer.Argument(
@@ -45,6 +44,7 @@ def diagnose(
             show_default=False,
         ),
     ] = None,
+    arguments: ScriptsArguments = None,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", "-r", help=f"Named run: {', '.join(RECIPES)}.", show_default=STANDARD),
@@ -84,8 +84,10 @@ def diagnose(
             raise ValueError(f"--{'set' if recipe is None else 'recipe'} is about recipes; {target} is your own setup")
         if target.endswith(".py"):
             diagnose_script(
-                target, own_arguments(context), out, trials, Watching(steps, watch, scratch, quiet), wandb=wandb
+                target, tuple(arguments or ()), out, trials, Watching(steps, watch, scratch, quiet), wandb=wandb
             )
+        elif arguments:
+            raise ValueError(f"{arguments[0]} is too much; only a script takes arguments of its own")
         else:
             diagnose_own(target, out, trials, wandb=wandb)
         return

@@ -2,27 +2,24 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-OWN = "unplateau.script"
+ScriptsArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="ARGUMENTS", help="The script's own command line.", show_default=False)
+]
 
 
 class ScriptCommand(TyperCommand):
     """A command whose options end at the name of a script: what follows is the script's own command line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put what follows a script aside, see `own_arguments`."""
+        """Take everything behind a script as it is written."""
         valued = {name for each in self.params if not getattr(each, "is_flag", True) for name in each.opts}
-        cut = position_of_script(args, valued)
-        ctx.meta[OWN] = tuple(args[cut + 1 :])
-        return super().parse_args(ctx, args[: cut + 1])
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The usage line also says where a script's own arguments go."""
-        return [*super().collect_usage_pieces(ctx), "[ITS_ARGUMENTS]"]
+        cut = position_of_script(args, valued) + 1
+        return super().parse_args(ctx, [*args[:cut], *(["--"] if args[cut:] else []), *args[cut:]])
 
 
 def position_of_script(args: Sequence[str], valued: Collection[str]) -> int:
@@ -36,11 +33,6 @@ def position_of_script(args: Sequence[str], valued: Collection[str]) -> int:
     """
     scripts = (i for i, each in enumerate(args) if each.endswith(".py") and (i == 0 or args[i - 1] not in valued))
     return next(scripts, len(args))
-
-
-def own_arguments(context: typer.Context) -> tuple[str, ...]:
-    """The script's own command line."""
-    return tuple(context.meta[OWN])
 
 
 def script_at(target: str) -> Path:

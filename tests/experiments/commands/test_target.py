@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_imported_is_one_line(code: str, message: str, run
     ("target", "message"),
     [
         ("nowhere.py:make", "nowhere.py does not exist"),
-        ("subject.py", "TARGET must be FILE:FUNCTION, such as subject.py:make_subject, not 'subject.py'"),
+        ("subject.py", "subject.py does not exist; give the path of a training script, or FILE.py:FUNCTION"),
         (":make", "TARGET must be FILE:FUNCTION"),
         (f"{Path(__file__).parent}:make", "is no Python file"),
     ],
