@@ -4,8 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -70,7 +71,10 @@ def in_scratch(order: Order) -> Order:
 
 @contextmanager
 def running(order: Order, *, quiet: bool) -> Iterator[tuple[subprocess.Popen[bytes], TextIO]]:
-    """The script's process and its messages; it is ended where it is still there afterwards."""
+    """The script's process and its messages; it is ended, with all that it started, where it is still there afterwards.
+
+    It has a process group of its own, so that Ctrl-C reaches it once, through us.
+    """
     order.work.mkdir(parents=True, exist_ok=True)
     read, write = os.pipe()
     (order.work / "order.json").write_text(json.dumps(asdict(order) | {"messages": write}))
@@ -79,23 +83,38 @@ def running(order: Order, *, quiet: bool) -> Iterator[tuple[subprocess.Popen[byt
         command(order.work / "order.json"),
         cwd=order.place,
         env=shielded(os.environ, order.work),
-        stdin=subprocess.DEVNULL if quiet else None,
+        stdin=subprocess.DEVNULL if quiet or os.isatty(0) else None,  # nobody in front of a terminal is asked anything
         stdout=output,
         stderr=output,
         pass_fds=(write,),
+        process_group=0,
     )
     os.close(write)
     try:
-        with os.fdopen(read) as messages:
+        with ended_by(signal.SIGTERM, signal.SIGHUP), os.fdopen(read) as messages:
             yield process, messages
         process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
     finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
         if output is not None:
             output.close()
+
+
+@contextmanager
+def ended_by(*signals: signal.Signals) -> Iterator[None]:
+    """These signals end this process in order, so that what it started ends with it."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {each: signal.signal(each, leave) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def follow(messages: TextIO, process: "subprocess.Popen[bytes]", *, say: Say, stages: Callable[[], Any]) -> str:
@@ -121,13 +140,8 @@ def follow(messages: TextIO, process: "subprocess.Popen[bytes]", *, say: Say, st
 
 @contextmanager
 def interrupts_left_to(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Ctrl-C is the script's inside; what a terminal sends to both, and what is sent to us alone."""
-
-    def pass_on(number: int, frame: object) -> None:
-        if not os.isatty(0):
-            process.send_signal(number)
-
-    before = signal.signal(signal.SIGINT, pass_on)
+    """Ctrl-C is the script's inside."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: process.send_signal(number))
     try:
         yield
     finally:
