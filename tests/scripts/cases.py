@@ -203,10 +203,155 @@ CLASSIFIER = (
     ),
 )
 
+HF_TRAINER = (
+    ScriptCase(script="hf_trainer.py"),
+    ScriptCase(
+        script="hf_trainer.py",
+        expected="targets-shifted-too-far",
+        edits=(
+            (
+                """        # the model shifts the labels itself
+        return {"input_ids": input_ids, "labels": input_ids.clone()}""",
+                """        return {"input_ids": input_ids[:-1], "labels": input_ids[1:]}""",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="hf_trainer.py",
+        expected="parameters-frozen",
+        edits=(
+            (
+                """print(f"GPT-2 size""",
+                """for p in model.transformer.h.parameters():
+    p.requires_grad = False  # only train the head
+print(f"GPT-2 size""",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="hf_trainer.py",
+        expected="learning-rate-too-low",
+        edits=(("learning_rate=3e-3", "learning_rate=3e-8"),),
+    ),
+)
+
+LIGHTNING_MODULE = (
+    ScriptCase(script="lightning_module.py"),
+    ScriptCase(
+        script="lightning_module.py",
+        expected="softmax-before-cross-entropy",
+        edits=(("return self.head(self.norm(h))", "return self.head(self.norm(h)).softmax(-1)"),),
+    ),
+    ScriptCase(
+        script="lightning_module.py",
+        expected="logits-over-the-wrong-axis",
+        edits=(
+            ("F.cross_entropy(logits.transpose(1, 2), y)", "F.cross_entropy(logits.view(y.size(0), -1, y.size(1)), y)"),
+        ),
+    ),
+    ScriptCase(
+        script="lightning_module.py",
+        expected="parameters-not-registered",
+        steps=200,
+        edits=(
+            ("self.layers = nn.ModuleList([\n", "self.layers = [\n"),
+            (
+                "            for _ in range(num_layers)\n        ])\n",
+                "            for _ in range(num_layers)\n        ]\n",
+            ),
+        ),
+    ),
+)
+
+ACCUMULATE_AMP = (
+    ScriptCase(script="accumulate_amp.py"),
+    ScriptCase(
+        script="accumulate_amp.py",
+        expected="scaler-misused",
+        edits=(("    scaler.unscale_(optimizer)\n", ""),),
+    ),
+    ScriptCase(
+        script="accumulate_amp.py",
+        expected="gradients-zeroed-before-the-step",
+        edits=(
+            (
+                """    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+""",
+                """    optimizer.zero_grad()
+    scaler.step(optimizer)
+    scaler.update()
+""",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="accumulate_amp.py",
+        expected="accumulation-not-normalised",
+        edits=(("            loss = loss / ACCUM_STEPS\n", ""),),
+    ),
+)
+
+TWO_OPTIMIZERS = (
+    ScriptCase(script="two_optimizers.py", steps=300),
+    ScriptCase(
+        script="two_optimizers.py",
+        expected="parameters-not-in-the-optimizer",
+        steps=300,
+        edits=(("if not n.startswith('emb.')]", "if n.startswith('out.')]"),),
+    ),
+    ScriptCase(
+        script="two_optimizers.py",
+        expected="gradients-not-zeroed",
+        steps=300,
+        edits=(("    opt_emb.zero_grad()\n    opt_rest.zero_grad()\n", "    opt_emb.zero_grad()\n"),),
+    ),
+    ScriptCase(
+        script="two_optimizers.py",
+        expected="future-token-leak",
+        effect="too-low",
+        steps=300,
+        edits=(("h = block(h, src_mask=causal)", "h = block(h)"),),
+    ),
+)
+
+WORKERS = (
+    ScriptCase(script="workers.py"),
+    ScriptCase(
+        script="workers.py",
+        expected="padding-counted-in-loss",
+        effect="too-low",
+        edits=(
+            (
+                "loss = F.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1), ignore_index=PAD)",
+                "loss = F.cross_entropy(logits.view(-1, logits.size(-1)), y.view(-1))",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="workers.py",
+        expected="position-blind",
+        steps=400,
+        edits=(("h = self.tok(x) + self.pos(t)", "h = self.tok(x)"),),
+    ),
+    ScriptCase(
+        script="workers.py",
+        expected="mask-too-weak",
+        effect="too-low",
+        edits=(("scores = scores.masked_fill(hide, -1e9)", "scores = scores.masked_fill(hide, 1e-9)"),),
+    ),
+)
+
 CASES: tuple[ScriptCase, ...] = (
     *BARE_LOOP,
     *MAIN_ARGPARSE,
     *SEQ2SEQ_TIME_FIRST,
     *LOGITS_AND_LOSS,
     *CLASSIFIER,
+    *HF_TRAINER,
+    *LIGHTNING_MODULE,
+    *ACCUMULATE_AMP,
+    *TWO_OPTIMIZERS,
+    *WORKERS,
 )
