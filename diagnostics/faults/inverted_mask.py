@@ -4,8 +4,8 @@ Shows as:      a training loss far below what the data allows, or NaN from the f
                nothing); samples that make no sense.
 Why it hurts:  what is to be predicted lies open, and what there will be when text is written is hidden.
 Measured by:   attention-weights: which keys a query may use.
-Judged by:     attentions of a window to itself in which every earlier key is hidden from every query and every later
-               one is not, while none in the model looks only back. Grade: proof.
+Judged by:     attentions of a window to itself in which every earlier key is hidden from every query and later ones
+               (all but padding) are not, while none in the model looks only back. Grade: proof.
 Looks like:    future-token-leak, mask-hides-the-token-itself, mask-too-weak.
 Remedy:        in masked_fill and in torch's modules True means hidden: torch.triu(ones, 1); in
                scaled_dot_product_attention True means visible: torch.tril(ones).
@@ -25,14 +25,16 @@ from diagnostics.interventions.rewrite_attention import causal_mask, planted_mas
 from diagnostics.probes.attention_weights import ATTENTION_WEIGHTS, AttentionWeights
 from diagnostics.subject import Subject
 
+MOST = 0.5  # of the keys on one side: the rest may be padding, which is hidden beside
+
 
 def judge(weights: AttentionWeights) -> Verdict:
     """Present where the whole past is hidden and the whole future is not."""
     windows = weights.windows
     if not windows:
         return not_tested("no attention of a window to itself was seen")
-    inverted = [each for each in windows if each.past == 0 and each.future == 1]
-    causal = [each for each in windows if each.past == 1 and each.future == 0]
+    inverted = [each for each in windows if each.past == 0 and each.future > MOST]
+    causal = [each for each in windows if each.past > MOST and each.future == 0]
     if not inverted:
         back = f"{len(causal)} of {len(windows)} attentions over a window look only back"
         return absent(f"{back}, and none looks only ahead")
@@ -43,7 +45,7 @@ def judge(weights: AttentionWeights) -> Verdict:
     own = "sees" if inverted[0].own else "does not see"
     return present(
         f"in {len(inverted)} of {len(windows)} attentions over a window a query may use 0 % of the earlier keys and "
-        f"100 % of the later ones, and {own} itself: the mask is the wrong way round",
+        f"{inverted[0].future:.0%} of the later ones, and {own} itself: the mask is the wrong way round",
         inverted=float(len(inverted)),
     )
 
