@@ -9,7 +9,7 @@ Nothing here depends on where runs lie: a record, a W&B offline directory and a 
 import io
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ By = Literal["best", "last"]
 Axis = Literal["tokens", "step", "seconds"]
 LABEL_SETTINGS = 4  # a run whose name would need more is numbered
 MOST_CONTRASTS = 20  # groups that are told against the baseline: of more, the best
+MANY = 5  # comparisons from which on it is said that chance alone finds some
 NOT_DECIDING = ("name", "track.")
 """Settings that say where a run is filed, not what it computes."""
 
@@ -141,12 +142,21 @@ def labels(names: Sequence[str], settings: pd.DataFrame) -> list[str]:
     settings, short = settings[ordered], short_names(ordered)
     rows = settings.itertuples(index=False, name=None)
     told = [" ".join(f"{name}={shown(value)}" for name, value in zip(short, row, strict=True)) for row in rows]
-    full = [
-        text if shared and text else f"{name} ({text})" if text else name
-        for name, text in zip(names, told, strict=True)
-    ]
-    counts, seen = Counter(full), Counter[str]()
-    return [text if counts[text] == 1 else f"{text} #{seen.update([text]) or seen[text]}" for text in full]
+    if not ordered:
+        return list(numbered(names))
+    return list(numbered(told if shared else [f"{name} ({text})" for name, text in zip(names, told, strict=True)]))
+
+
+def numbered(texts: Sequence[str]) -> Iterator[str]:
+    """The texts, with a number after each that comes more than once.
+
+    >>> list(numbered(["a", "b", "a"]))
+    ['a #1', 'b', 'a #2']
+    """
+    counts, seen = Counter(texts), Counter[str]()
+    for text in texts:
+        seen[text] += 1
+        yield text if counts[text] == 1 else f"{text} #{seen[text]}"
 
 
 def short_names(names: Iterable[str]) -> list[str]:
@@ -180,8 +190,9 @@ class Comparison:
         by: its best or its last value.
         over: the setting that only repeats a run, such as the seed.
         baseline: the group that the others are told against.
-        differing: the settings in which runs differ.
-        table: a row per run: its group, state and steps, what differs, and the metric.
+        differing: the settings in which runs differ, that of `over` last.
+        settings: these settings, a row per run.
+        results: a row per run: its group, state and steps, and the best and last value of the metric.
         groups: a row per group: how many runs, their mean, spread (standard deviation), lowest and highest.
         notes: what to bear in mind, a sentence each.
     """
@@ -194,11 +205,17 @@ class Comparison:
     axis: Axis
     baseline: str
     differing: tuple[str, ...]
-    table: pd.DataFrame
+    settings: pd.DataFrame
+    results: pd.DataFrame
     groups: pd.DataFrame
     contrasts: tuple[Contrast, ...]
     partings: tuple[Parting, ...]
     notes: tuple[str, ...]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Only what differs in the settings beside the results; columns of two levels: `config` and `result`."""
+        return pd.concat({"config": self.settings, "result": self.results}, axis=1)
 
 
 def compare(
@@ -223,15 +240,15 @@ def compare(
     _refuse_missing_axis(frames, axis)
     config = config_of(frames.runs)
     names = sorted(differing(config), key=lambda name: name == over)  # what repeats a run comes last
-    settings = config.loc[:, [name for name in names if name != over]]
-    group = grouped(config, settings)
-    table = _table(frames.runs, group, config.loc[:, names], metric)
-    groups = _groups(table, by)
+    deciding = config.loc[:, [name for name in names if name != over]]
+    group = grouped(config, deciding)
+    results = _results(frames.runs, group, metric)
+    groups = _groups(results, by)
     reference = _baseline(baseline, frames.runs, group)
     told = _told(groups, reference, metric)
     curve = "train/loss" if metric.startswith("val/") and "train/loss" in frames.curves else metric
     seeds = config[over] if over in config else pd.Series(range(len(config)), index=config.index)
-    results = {each: _by_seed(table, seeds, each, by) for each in (reference, *told)}
+    values = {each: _by_seed(results, seeds, each, by) for each in (reference, *told)}
     return Comparison(
         frames=frames,
         metric=metric,
@@ -241,15 +258,16 @@ def compare(
         axis=axis,
         baseline=reference,
         differing=tuple(names),
-        table=table,
+        settings=config.loc[:, names],
+        results=results,
         groups=groups,
         contrasts=tuple(
-            contrast(each, results[each], reference, results[reference], metric=metric)
+            contrast(each, values[each], reference, values[reference], metric=metric)
             for each in told
-            if results[each] and results[reference]
+            if values[each] and values[reference]
         ),
-        partings=tuple(parting(each, reference, frames.curves, group, settings, curve, axis) for each in told),
-        notes=tuple(_notes(frames, table, names, metric, by, len(groups) - 1 - len(told))),
+        partings=tuple(parting(each, reference, frames.curves, group, deciding, curve, axis) for each in told),
+        notes=tuple(_notes(frames.left_out, results, names, metric, by, told=len(told))),
     )
 
 
@@ -294,14 +312,15 @@ def failures(comparison: Comparison, condition: Condition) -> list[str]:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """A frame as CSV, or as Parquet where the name of the file ends so; replaces it in one move.
+    """A frame of runs as CSV, or as Parquet where the name of the file ends so; settings as they are typed.
 
     Raises:
         ValueError: the file cannot be written, its name ends otherwise, or pyarrow, which writes Parquet, is not there.
     """
     flat = frame.copy()
     if isinstance(flat.columns, pd.MultiIndex):
-        flat.columns = pd.Index([f"{kind} {name}" if kind in ("best", "last") else name for kind, name in flat.columns])
+        taken = set(frame["about"])
+        flat = flat.set_axis([_flat_name(column[0], column[1], taken) for column in frame.columns], axis=1)
     for name in [name for name in flat if pd.api.types.is_object_dtype(flat[name])]:
         flat[name] = [None if value is None else shown(value) for value in flat[name]]
     if path.suffix == ".csv":
@@ -310,6 +329,13 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         _write_parquet(flat, path)
     else:
         raise ValueError(f"{path} must end in .csv or .parquet")
+
+
+def _flat_name(kind: str, name: str, taken: set[str]) -> str:
+    """One name for a column of two levels: results say which value they are, settings give way to what we say."""
+    if kind in ("best", "last"):
+        return f"{kind} {name}"
+    return f"config.{name}" if kind == "config" and name in taken else name
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
@@ -352,14 +378,13 @@ def _baseline(wished: str | None, runs: pd.DataFrame, group: pd.Series) -> str:
     return str(group[at].iloc[0])
 
 
-def _table(runs: pd.DataFrame, group: pd.Series, settings: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _results(runs: pd.DataFrame, group: pd.Series, metric: str) -> pd.DataFrame:
     about = runs["about"][["state", "steps"]]
-    results = pd.DataFrame({by: runs[by][metric] for by in ("best", "last")})
-    return pd.concat([group, about, settings, results], axis=1)
+    return pd.concat([group, about, *(runs[by][metric].rename(by) for by in ("best", "last"))], axis=1)
 
 
-def _groups(table: pd.DataFrame, by: By) -> pd.DataFrame:
-    values = table.groupby("group", sort=False)[by]
+def _groups(results: pd.DataFrame, by: By) -> pd.DataFrame:
+    values = results.groupby("group", sort=False)[by]
     found = values.agg(["size", "mean", "std", "min", "max"])
     return found.rename(columns={"size": "runs", "std": "spread", "min": "lowest", "max": "highest"})
 
@@ -371,10 +396,10 @@ def _told(groups: pd.DataFrame, baseline: str, metric: str) -> list[str]:
     return [str(each) for each in others.index if each in set(ranked)]
 
 
-def _by_seed(table: pd.DataFrame, seeds: pd.Series, group: str, by: By) -> Mapping[Hashable, float]:
+def _by_seed(results: pd.DataFrame, seeds: pd.Series, group: str, by: By) -> Mapping[Hashable, float]:
     """Seed -> result of a group; a seed that was run twice counts with its mean."""
-    rows = table["group"] == group
-    values = pd.DataFrame({"seed": [shown(seed) for seed in seeds[rows]], "value": table.loc[rows, by].to_numpy()})
+    rows = results["group"] == group
+    values = pd.DataFrame({"seed": [shown(seed) for seed in seeds[rows]], "value": results.loc[rows, by].to_numpy()})
     return dict(values.dropna().groupby("seed", sort=False)["value"].mean())
 
 
@@ -382,7 +407,7 @@ def _result(comparison: Comparison, metric: str) -> pd.Series:
     """The mean of a metric by group; not a number where a run of the group has none, or ended in none."""
     best, last = (comparison.frames.runs[kind][metric] for kind in ("best", "last"))
     values = (best if comparison.by == "best" else last).where(np.isfinite(last))
-    return values.groupby(comparison.table["group"]).agg(lambda group: group.mean(skipna=False))
+    return values.groupby(comparison.results["group"]).agg(lambda group: group.mean(skipna=False))
 
 
 def _figures(values: Mapping[str, float]) -> str:
@@ -390,24 +415,28 @@ def _figures(values: Mapping[str, float]) -> str:
 
 
 def _notes(
-    frames: Frames, table: pd.DataFrame, names: Sequence[str], metric: str, by: By, untold: int
-) -> Iterable[str]:
-    for line in frames.left_out:
+    left_out: Sequence[str], results: pd.DataFrame, names: Sequence[str], metric: str, by: By, *, told: int
+) -> Iterator[str]:
+    """What to bear in mind; `told` is how many groups are told against the baseline."""
+    for line in left_out:
         yield f"left out: {line}"
-    unfinished = Counter(table["state"][table["state"] != "finished"])
+    unfinished = Counter(results["state"][results["state"] != "finished"])
     if unfinished:
-        told = ", ".join(f"{count} {state}" for state, count in unfinished.items())
-        yield f"not every run is finished ({told} of {len(table)}): each counts up to its last row"
-    if by == "best" and table["steps"].nunique() > 1:
-        low, high = table["steps"].min(), table["steps"].max()
+        states = ", ".join(f"{count} {state}" for state, count in unfinished.items())
+        yield f"not every run is finished ({states} of {len(results)}): each counts up to its last row"
+    if by == "best" and results["steps"].nunique() > 1:
+        low, high = results["steps"].min(), results["steps"].max()
         yield f"the runs end at steps {low:,} to {high:,}: the best of a longer run had more chances"
-    astray = list(table.index[table["best"].notna() & ~np.isfinite(table["last"])])
+    astray = list(results.index[results["best"].notna() & ~np.isfinite(results["last"])])
     if astray:
         yield f"{len(astray)} runs ended with a {metric} that is no number, among them {astray[0]}"
-    without = int(table["best"].isna().sum())
+    without = int(results["best"].isna().sum())
     if without:
-        yield f"{without} of {len(table)} runs have no {metric} yet and count nowhere"
+        yield f"{without} of {len(results)} runs have no {metric} yet and count nowhere"
     if metric.endswith("loss") and any(name.startswith(("tokenizer.", "corpus.")) for name in names):
         yield f"{metric} is per token: between different tokenizers or texts compare val/bits_per_byte"
-    if untold > 0:
+    if told >= MANY:
+        yield f"of {told} comparisons about one in twenty finds a difference where there is none"
+    untold = results["group"].nunique() - 1 - told
+    if untold:
         yield f"{untold:,} more groups are not told against the baseline; the table has them all"

@@ -59,11 +59,11 @@ def compare_page(comparison: Comparison) -> str:
 
 
 def drawn(comparison: Comparison) -> list[str]:
-    """The runs whose curves are drawn, in the order of the table: all, or the best."""
-    table = comparison.table
-    ranked = table[comparison.by].sort_values(ascending=not larger_is_better(comparison.metric))
+    """The runs whose curves are drawn, as they came: all, or the best."""
+    results = comparison.results
+    ranked = results[comparison.by].sort_values(ascending=not larger_is_better(comparison.metric))
     chosen = set(ranked.index[:MOST_CURVES])
-    return [str(label) for label in table.index if label in chosen]
+    return [str(label) for label in results.index if label in chosen]
 
 
 def curves(comparison: Comparison) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def curves(comparison: Comparison) -> dict[str, Any]:
     frame = frame[frame["run"].isin(names)]
     axes = [name for name in AXES if name in frame and frame[name].notna().any()]
     metrics = [str(name) for name in frame if name not in ("run", *AXES) and frame[name].notna().any()]
-    groups = comparison.table["group"]
+    groups = comparison.results["group"]
     colour = {group: COLOURS[place % len(COLOURS)] for place, group in enumerate(dict.fromkeys(groups[names]))}
     return {
         "runs": [{"label": name, "group": groups[name], "colour": colour[groups[name]]} for name in names],
@@ -112,12 +112,13 @@ def coordinates(comparison: Comparison) -> dict[str, Any] | None:
     """The parallel coordinates of settings and result as plotly's JSON; None where nothing differs."""
     import plotly.graph_objects as go
 
-    table = comparison.table[np.isfinite(comparison.table[comparison.by])][:MOST_LINES]
-    settings = comparison.differing[:MOST_SETTINGS]
-    if not settings or len(table) < 2:
+    results = comparison.results[np.isfinite(comparison.results[comparison.by])][:MOST_LINES]
+    settings = comparison.settings.loc[results.index, list(comparison.differing[:MOST_SETTINGS])]
+    if settings.empty or len(results) < 2:
         return None
-    axes = [dimension(name, list(table[key])) for name, key in zip(short_names(settings), settings, strict=True)]
-    result = [float(value) for value in table[comparison.by]]
+    names = short_names(map(str, settings.columns))
+    axes = [dimension(name, list(settings[key])) for name, key in zip(names, settings.columns, strict=True)]
+    result = [float(value) for value in results[comparison.by]]
     line = {"color": result, "colorscale": SCALE, "reversescale": not larger_is_better(comparison.metric)}
     trace = go.Parcoords(
         dimensions=[*axes, {"label": f"{comparison.by} {comparison.metric}", "values": result}], line=line
@@ -155,7 +156,7 @@ def template(scheme: str) -> dict[str, Any]:
 
 def groups(comparison: Comparison) -> Rows | None:
     """The groups with their mean and spread; None where every run is its own."""
-    if len(comparison.groups) == len(comparison.table):
+    if len(comparison.groups) == len(comparison.results):
         return None
     cells = comparison.groups[:MOST_ROWS]
     texts = ([name, *map(number, row)] for name, row in zip(cells.index, cells.to_numpy(), strict=True))
@@ -164,29 +165,18 @@ def groups(comparison: Comparison) -> Rows | None:
 
 def runs(comparison: Comparison) -> Rows:
     """A row for each run: what differs, how it stands, what it came to, and where it lies."""
-    table = comparison.table[:MOST_ROWS]
-    where = comparison.frames.runs["about"]["where"]
-    columns = [
-        "run",
-        *short_names(comparison.differing),
-        "state",
-        "steps",
-        f"best {comparison.metric}",
-        "last",
-        "where",
-    ]
-    rows = [
-        [
-            str(label),
-            *(shown(row[name]) for name in comparison.differing),
-            row["state"],
-            f"{row['steps']:,}",
-            number(row["best"]),
-            number(row["last"]),
-            where[label],
-        ]
-        for label, row in table.iterrows()
-    ]
+    results = comparison.results
+    outcome = {
+        "state": results["state"],
+        "steps": results["steps"].map("{:,}".format),
+        f"best {comparison.metric}": results["best"].map(number),
+        "last": results["last"].map(number),
+        "where": comparison.frames.runs["about"]["where"],
+    }
+    columns = ["run", *short_names(comparison.differing), *outcome]
+    settings = comparison.settings.map(shown).itertuples(index=False, name=None)
+    cells = zip(results.index, settings, zip(*outcome.values(), strict=True), strict=True)
+    rows = [[str(run), *config, *map(str, result)] for run, config, result in cells][:MOST_ROWS]
     return Rows(columns, rows)
 
 

@@ -18,10 +18,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from experiments.record import STALE_SECONDS, Standing
+from experiments.record import Standing
 from experiments.run import AXIS_NAMES, Logged, Run, flat
 from experiments.runs import Found
 
+STALE_SECONDS = 300  # ours: W&B writes down how the machine is every quarter of a minute while a run is on
 BLOCK_BYTES = 32768
 FILE_HEADER = struct.Struct("<4sHB")  # ":W&B", a magic number, a version
 PIECE_HEADER = struct.Struct("<IHB")  # checksum, length, kind
@@ -269,7 +270,7 @@ def _number(value: Any) -> float | None:
 
 
 def _state(exit_code: int | None, written: float) -> Standing:
-    """An offline file says only how a run ended; one without an end was killed, unless it was written to just now."""
+    """An offline file says only how a run ended; one without an end was killed, unless it was written to lately."""
     if exit_code is None:
         return "running" if time.time() - written < STALE_SECONDS else "killed"
     return "failed" if exit_code else "finished"

@@ -124,9 +124,9 @@ def show(comparison: "Comparison") -> None:
     from experiments.run import unit
 
     console().print(runs_table(comparison))
-    if len(comparison.table) > ROWS_SHOWN:
-        tell("more", f"{len(comparison.table) - ROWS_SHOWN:,} runs; --table FILE keeps all")
-    if len(comparison.groups) < len(comparison.table):
+    if len(comparison.results) > ROWS_SHOWN:
+        tell("more", f"{len(comparison.results) - ROWS_SHOWN:,} runs; --table FILE keeps all")
+    if len(comparison.groups) < len(comparison.results):
         heading(f"groups over {comparison.over}: {comparison.by} {comparison.metric}, {unit(comparison.metric)}")
         console().print(groups_table(comparison))
     for sentence in sentences(comparison):
@@ -147,18 +147,20 @@ def runs_table(comparison: "Comparison") -> "Table":
     from experiments.compare import short_names
     from experiments.run import shown
 
-    table = best_first(comparison)[:ROWS_SHOWN]
-    aside = len(table) <= RUNS_ASIDE and len(comparison.differing) > COLUMNS_SHOWN
-    settings = comparison.differing if aside else comparison.differing[:COLUMNS_SHOWN]
-    cells = table[[*settings, "state", "steps", "best", "last"]].copy()
-    for name in settings:
-        cells[name] = [shown(value) for value in cells[name]]
-    for name in ("best", "last"):
-        cells[name] = [f"{value:.4g}" for value in cells[name]]
-    cells["steps"] = [f"{steps:,}" for steps in cells["steps"]]
-    names = settings if aside else short_names(settings)
-    cells.columns = pd.Index([*names, "state", "steps", f"best {comparison.metric}", "last"])
-    if not aside and all("=" in label and "(" not in label and "#" not in label for label in cells.index):
+    runs = best_first(comparison)[:ROWS_SHOWN]
+    aside = len(runs) <= RUNS_ASIDE and len(comparison.differing) > COLUMNS_SHOWN
+    settings = comparison.settings.loc[runs, :].iloc[:, : None if aside else COLUMNS_SHOWN].map(shown)
+    results = comparison.results.loc[runs]
+    outcome = {
+        "state": results["state"],
+        "steps": results["steps"].map("{:,}".format),
+        f"best {comparison.metric}": results["best"].map("{:.4g}".format),
+        "last": results["last"].map("{:.4g}".format),
+    }
+    names = list(settings.columns) if aside else short_names(settings.columns)
+    cells = pd.concat([settings, pd.DataFrame(outcome)], axis=1)
+    cells.columns = pd.Index([*names, *outcome])
+    if not aside and names and all("=" in run and "(" not in run and "#" not in run for run in runs):
         return filled(cells.set_index(names[0]), names[0])  # the settings say which run it is
     return filled(cells.T if aside else cells, "setting" if aside else "run")
 
@@ -171,14 +173,14 @@ def groups_table(comparison: "Comparison") -> "Table":
     return filled(cells, "group")
 
 
-def best_first(comparison: "Comparison") -> "pd.DataFrame":
-    """The table in the order of merit where it is too long to be shown whole; otherwise in that of the runs."""
+def best_first(comparison: "Comparison") -> "pd.Index":
+    """The runs in the order of merit where they are too many to be shown whole; otherwise as they came."""
     from experiments.run import larger_is_better
 
-    table = comparison.table
-    if len(table) <= ROWS_SHOWN:
-        return table
-    return table.sort_values(comparison.by, ascending=not larger_is_better(comparison.metric))
+    results = comparison.results
+    if len(results) <= ROWS_SHOWN:
+        return results.index
+    return results.sort_values(comparison.by, ascending=not larger_is_better(comparison.metric)).index
 
 
 def filled(cells: "pd.DataFrame", corner: str) -> "Table":

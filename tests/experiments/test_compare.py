@@ -144,7 +144,7 @@ def test_a_killed_run_compares_up_to_its_last_logged_step(tiny: RunConfig, tmp_p
     assert done.returncode == -signal.SIGKILL
     whole = write_record(tmp_path / "whole", falling(3.0))
     found = compare(load_runs(whole, tmp_path / "killed"), baseline=str(whole))
-    killed = found.table.loc["tiny"]
+    killed = found.results.loc["tiny"]
     assert (killed["state"], killed["steps"]) == ("killed", 11)
     assert killed["best"] > 0
     assert "not every run is finished (1 killed of 2): each counts up to its last row" in found.notes
@@ -213,6 +213,28 @@ def test_only_what_decides_a_run_counts_as_a_difference() -> None:
         {"name": ["a", "b"], "track.group": ["c", "d"], "optim.lr": [0.1, 0.1], "betas": [(0.9, 1), (0.9, 2)]}
     )
     assert differing(config) == ["betas"]
+
+
+def test_settings_may_have_the_names_of_results(tmp_path: Path) -> None:
+    """Other people's configurations know nothing of our columns."""
+    for steps in (2, 3):
+        record = write_record(tmp_path / "runs" / str(steps), falling(3.0))
+        config = {"steps": steps, "state": "new", "best": 7 - steps, "group": "a", "run": 1, "where": "there"}
+        (record / "config.json").write_text(json.dumps(config))
+    frames = load_runs(tmp_path / "runs")
+    found = compare(frames)
+    assert found.differing == ("best", "steps")
+    assert found.table["config"]["steps"].tolist() == [2, 3]
+    assert found.table["result"]["steps"].tolist() == [20, 20]
+    write_table(frames.runs, tmp_path / "runs.csv")
+    back = pd.read_csv(tmp_path / "runs.csv")
+    assert (back["steps"].tolist(), back["config.steps"].tolist()) == ([20, 20], [2, 3])
+
+
+def test_many_comparisons_come_with_a_warning(tmp_path: Path) -> None:
+    for place in range(6):
+        write_record(tmp_path / str(place), falling(3.0), optim__lr=0.1 + place)
+    assert "of 5 comparisons about one in twenty finds a difference" in " ".join(compare(load_runs(tmp_path)).notes)
 
 
 def test_no_two_runs_have_the_same_label() -> None:

@@ -75,7 +75,7 @@ def test_long_curves_are_thinned_and_of_many_runs_the_best_are_drawn(tmp_path: P
 def test_parallel_coordinates_have_the_settings_and_the_result(comparison: Comparison) -> None:
     found = coordinates(comparison)
     assert [axis["label"] for axis in found["dimensions"]] == ["lr", "seed", "best val/bits_per_byte"]
-    assert found["dimensions"][-1]["values"] == comparison.table["best"].tolist()
+    assert found["dimensions"][-1]["values"] == comparison.results["best"].tolist()
 
 
 def test_an_axis_fits_its_values() -> None:
