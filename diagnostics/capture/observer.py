@@ -59,6 +59,7 @@ class Observer:
         enter = self._stack.enter_context
         enter(replaced(nn.Module, "__call__", self._module_call))
         enter(replaced(torch.autograd, "backward", self._backward))
+        enter(replaced(torch.autograd.Function, "apply", self._function))
         for module in (nn.utils, nn.utils.clip_grad):
             enter(replaced(module, "clip_grad_norm_", self._clip("norm", "max_norm")))
             enter(replaced(module, "clip_grad_value_", self._clip("value", "clip_value")))
@@ -95,6 +96,20 @@ class Observer:
                 self.inside = False
 
         return call
+
+    @no_type_check
+    def _function(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A function with a backward of its own is one node: torch shows its calls to nobody."""
+
+        def apply(cls, *args, **kwargs):
+            def run(*args, **kwargs):
+                return original.__func__(cls, *args, **kwargs)
+
+            if not self.recorder.on or not self._is_ours():
+                return run(*args, **kwargs)
+            return self.recorder.function(run, args, kwargs)
+
+        return classmethod(apply)
 
     def _is_ours(self) -> bool:
         return threading.get_ident() == self._thread
@@ -244,8 +259,8 @@ class Observer:
 
 @contextmanager
 def replaced(owner: Any, name: str, made: Callable[[Any], Any]) -> Iterator[None]:
-    """An attribute is what ``made`` gives for it while this is active."""
-    original = getattr(owner, name)
+    """An attribute is what ``made`` gives for it while this is active; a class method is given as it is stored."""
+    original = vars(owner).get(name, getattr(owner, name))
     setattr(owner, name, made(original))
     try:
         yield

@@ -203,6 +203,15 @@ class Recorder(TorchFunctionMode):
         )
         return result
 
+    @no_type_check
+    def function(self, run: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """One call of a function that torch does not show, as one node."""
+        slots = self._slots(args), self._named_slots(kwargs)
+        with self.paused():
+            result = run(*args, **kwargs)
+        self._note(RawNode(call=run, args=slots[0], kwargs=slots[1], result=result, around=around()))
+        return result
+
     def _slots(self, args: Iterable[Any]) -> tuple[Any, ...]:
         if len(self.nodes) >= SCRIPT_NODES or self.idle_bytes > IDLE_BYTES:
             self.forget()

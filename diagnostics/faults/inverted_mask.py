@@ -33,8 +33,8 @@ def judge(weights: AttentionWeights) -> Verdict:
     windows = weights.windows
     if not windows:
         return not_tested("no attention of a window to itself was seen")
-    inverted = [each for each in windows if each.past == 0 and each.future > MOST]
-    causal = [each for each in windows if each.past > MOST and each.future == 0]
+    inverted = [each for each in windows if each.past == 0 and (each.future or 0) > MOST]
+    causal = [each for each in windows if (each.past or 0) > MOST and each.future == 0]
     if not inverted:
         back = f"{len(causal)} of {len(windows)} attentions over a window look only back"
         return absent(f"{back}, and none looks only ahead")
