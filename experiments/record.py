@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from experiments.config import RunConfig, from_dict, to_dict
 
@@ -93,16 +93,25 @@ class RunRecord:
     @property
     def state(self) -> State:
         """How the run stands; "running" is also what a killed run leaves."""
-        return cast(State, _read_json(self.folder / "state.json")["state"])
+        return cast(State, self._written_state()["state"])
 
     @property
     def standing(self) -> Standing:
         """How the run stands, a killed one told from one that is on: by its process, or else by its last line."""
-        about = _read_json(self.folder / "state.json")
+        about = self._written_state()
         if about["state"] != "running":
             return cast(Standing, about["state"])
         on = is_on(about)
         return "running" if (self.is_fresh if on is None else on) else "killed"
+
+    def _written_state(self) -> dict[str, Any]:
+        path = self.folder / "state.json"
+        about = _read_json(path)
+        if about.get("state") not in get_args(State):
+            raise ValueError(
+                f"{path} is damaged: its state ({about.get('state')!r}) is none of {', '.join(get_args(State))}"
+            )
+        return about
 
     @property
     def is_fresh(self) -> bool:
@@ -127,16 +136,19 @@ class RunRecord:
         """Every line of the metrics in the order of writing; a line that a crash tore is left out.
 
         Raises:
-            ValueError: a line before the last is no JSON.
+            ValueError: a line before the last is no table in JSON.
         """
         if not self.metrics_path.exists():
             return []
         lines = self.metrics_path.read_text().rpartition("\n")[0]  # what follows the last line end was never finished
         try:
-            return cast(list[dict[str, int | float]], json.loads(f"[{lines.replace(chr(10), ',')}]"))
-        except ValueError as error:
-            damaged = next(number for number, line in enumerate(lines.split("\n"), start=1) if not _is_json(line))
-            raise ValueError(f"{self.metrics_path} is damaged in line {damaged}") from error
+            rows: list[Any] = json.loads(f"[{lines.replace(chr(10), ',')}]")
+        except ValueError:
+            rows = []
+        if len(rows) != len(lines.splitlines()) or not all(isinstance(row, dict) for row in rows):
+            damaged = next(number for number, line in enumerate(lines.split("\n"), start=1) if not _is_table(line))
+            raise ValueError(f"{self.metrics_path} is damaged in line {damaged}")
+        return rows
 
     @property
     def metrics(self) -> "pd.DataFrame":
@@ -218,12 +230,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _is_json(line: str) -> bool:
+def _is_table(line: str) -> bool:
     try:
-        json.loads(line)
+        return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-    return True
 
 
 def _version(name: str) -> str | None:

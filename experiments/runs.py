@@ -58,8 +58,16 @@ def record_run(folder: Path) -> Run:
         began=(environment if environment.exists() else record.config_path).stat().st_mtime,
         last_written=record.last_written,
         config=config,
-        logged=Logged.of(record.rows()),
+        logged=_logged(record),
     )
+
+
+def _logged(record: RunRecord) -> Logged:
+    rows = record.rows()
+    try:
+        return Logged.of(rows)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{record.metrics_path} holds what is no number: {error}") from error
 
 
 def local_runs(place: Path) -> Found:

@@ -153,7 +153,8 @@ def listing(shown: Sequence["Run"], metric: str | None, folder: Path) -> "Table"
     for run in shown:
         best = run.best(metric) if metric else math.nan
         wished = run.config.get("train.steps")
-        steps = f"{run.steps:,}" if wished in (None, run.steps) else f"{run.steps:,} of {wished:,}"
+        is_short = isinstance(wished, int) and wished != run.steps
+        steps = f"{run.steps:,} of {wished:,}" if is_short else f"{run.steps:,}"
         cells = (below(run, folder), run.state, age(time.time() - run.began), steps)
         found.add_row(*map(Text, cells), "-" if math.isnan(best) else f"{best:.4g}")
     return found

@@ -45,6 +45,27 @@ def test_a_damaged_run_of_a_folder_is_left_out_and_named(tmp_path: Path) -> None
         local_runs(tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.jsonl", '{"step": 1}\n[1, 2]\n', r"metrics\.jsonl is damaged in line 2"),
+        ("metrics.jsonl", '{"step": 1}\n\n{"step": 2}\n', r"metrics\.jsonl is damaged in line 2"),
+        ("metrics.jsonl", '{"step": 1}, {"step": 2}\n', r"metrics\.jsonl is damaged in line 1"),
+        ("metrics.jsonl", '{"step": 1, "a": "b"}\n', r"metrics\.jsonl holds what is no number: "),
+        ("state.json", "{}", r"state\.json is damaged: its state \(None\) is none of running, finished"),
+        ("state.json", '{"state": "gone"}', r"state\.json is damaged: its state \('gone'\) is none of"),
+        ("config.json", "[]", r"config\.json is damaged: it holds no table"),
+    ],
+)
+def test_damage_names_its_file(name: str, content: str, message: str, tmp_path: Path) -> None:
+    record = write_record(tmp_path / "a", falling(3.0))
+    (record / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        local_runs(record)
+    write_record(tmp_path / "b", falling(3.0))
+    assert len(local_runs(tmp_path).left_out) == 1
+
+
 def test_a_place_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no run: nothing below it has"):
         local_runs(tmp_path)
