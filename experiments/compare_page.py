@@ -20,6 +20,7 @@ from experiments.run import AXES, larger_is_better, shown, unit
 
 MOST_CURVES = 60  # runs whose curves are drawn: of more, the best; a page of more cannot be read
 POINTS = 400  # of a curve that are drawn
+GRID = 120  # points of a group's mean
 SMOOTHED = 0.05  # share of a curve that its moving average reaches over
 MOST_ROWS = 300  # of the table of runs
 MOST_LINES = 5000  # of the parallel coordinates
@@ -75,13 +76,15 @@ def curves(comparison: Comparison) -> dict[str, Any]:
     metrics = [str(name) for name in frame if name not in ("run", *AXES) and frame[name].notna().any()]
     groups = comparison.results["group"]
     colour = {group: COLOURS[place % len(COLOURS)] for place, group in enumerate(dict.fromkeys(groups[names]))}
+    lines = {metric: by_run(frame, metric, axes, names) for metric in metrics}
     return {
         "runs": [{"label": name, "group": groups[name], "colour": colour[groups[name]]} for name in names],
         "axes": axes,
         "axis": comparison.axis,
         "metrics": metrics,
         "metric": comparison.curve,
-        "curves": {metric: by_run(frame, metric, axes, names) for metric in metrics},
+        "curves": lines,
+        "means": {metric: means(lines[metric], list(groups[names]), axes) for metric in metrics},
     }
 
 
@@ -93,6 +96,36 @@ def by_run(frame: pd.DataFrame, metric: str, axes: Sequence[str], names: Sequenc
         {"run": place[str(run)], **thinned(part, metric, axes)}
         for run, part in rows.groupby("run", observed=True, sort=False)
     ]
+
+
+def means(lines: Sequence[Mapping[str, Any]], groups: Sequence[str], axes: Sequence[str]) -> list[dict[str, Any]]:
+    """The mean of each group's smooth curves where all of them are, and one standard deviation above and below.
+
+    Args:
+        lines: what `by_run` gives.
+        groups: the group of each run.
+    """
+    found = []
+    for group in dict.fromkeys(groups):
+        members = [line for line in lines if groups[line["run"]] == group]
+        bands = {axis: band([(line[axis], line["smooth"]) for line in members]) for axis in axes}
+        if any(bands.values()):
+            found.append({"group": group, "run": members[0]["run"], **bands})
+    return found
+
+
+def band(lines: Sequence[tuple[Sequence[float | None], Sequence[float]]]) -> dict[str, list[float | None]] | None:
+    """Mean and spread of curves on a grid that all of them reach; None for one curve, or where they do not meet."""
+    if len(lines) < 2 or any(None in at for at, _ in lines):
+        return None
+    begin, end = max(at[0] or 0.0 for at, _ in lines), min(at[-1] or 0.0 for at, _ in lines)
+    if begin >= end:
+        return None
+    grid = np.linspace(begin, end, GRID)
+    values = [np.interp(grid, cast(Sequence[float], at), curve) for at, curve in lines]
+    mean, spread = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
+    columns = {"x": grid, "mean": mean, "low": mean - spread, "high": mean + spread}
+    return {name: [rounded(float(value)) for value in column] for name, column in columns.items()}
 
 
 def thinned(part: pd.DataFrame, metric: str, axes: Sequence[str]) -> dict[str, list[float | None]]:

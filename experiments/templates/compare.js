@@ -1,5 +1,5 @@
 // The controls of the page: every one changes `view`, and `draw` shows it. Plotly keeps zoom and hidden runs between draws.
-const view = { metric: DATA.metric, axis: DATA.axis, logX: false, logY: false, raw: true, smooth: true };
+const view = { metric: DATA.metric, axis: DATA.axis, logX: false, logY: false, raw: true, smooth: true, means: false };
 const curvesPlot = document.getElementById("curves");
 const coordinatesPlot = document.getElementById("coordinates");
 const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");
@@ -27,9 +27,25 @@ function escaped(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
 
+// The mean of a group on a band of one standard deviation to both sides.
+function meanAndSpread(mean) {
+  const found = mean[view.axis];
+  if (!found) return [];
+  const colour = DATA.runs[mean.run].colour;
+  const shared = { x: found.x, legendgroup: `mean of ${mean.group}`, name: `mean of ${mean.group}`, mode: "lines" };
+  const edge = { ...shared, line: { width: 0 }, hoverinfo: "skip", showlegend: false };
+  return [
+    { ...edge, y: found.low, uid: `low-${mean.run}` },
+    { ...edge, y: found.high, uid: `high-${mean.run}`, fill: "tonexty", fillcolor: `${colour}40` },
+    { ...shared, y: found.mean, uid: `mean-${mean.run}`, line: { color: colour, width: 3, dash: "dot" },
+      hovertemplate: `%{y:.5g}<extra>mean of ${escaped(mean.group)}</extra>` },
+  ];
+}
+
 function lines() {
   const kinds = ["raw", "smooth"].filter((kind) => view[kind]);
-  return kinds.flatMap((kind) => DATA.curves[view.metric].map((curve) => line(curve, kind)));
+  const runs = kinds.flatMap((kind) => DATA.curves[view.metric].map((curve) => line(curve, kind)));
+  return view.means ? [...DATA.means[view.metric].flatMap(meanAndSpread), ...runs] : runs;
 }
 
 function layout() {
@@ -67,6 +83,7 @@ function switchOf(id, name) {
 function rememberHidden() {
   for (const trace of curvesPlot.data) {
     const run = Number(trace.legendgroup);
+    if (Number.isNaN(run)) continue; // the mean of a group
     if (trace.visible === "legendonly") hidden.add(run);
     else hidden.delete(run);
   }
@@ -93,6 +110,7 @@ switchOf("log-x", "logX");
 switchOf("log-y", "logY");
 switchOf("raw", "raw");
 switchOf("smooth", "smooth");
+if (document.getElementById("means")) switchOf("means", "means");
 document.getElementById("all").addEventListener("click", () => showRuns(true));
 document.getElementById("none").addEventListener("click", () => showRuns(false));
 darkScheme.addEventListener("change", () => {

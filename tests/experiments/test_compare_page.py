@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.compare import Comparison, compare, load_runs
-from experiments.compare_page import COLOURS, compare_page, coordinates, curves, dimension, drawn, number
+from experiments.compare_page import COLOURS, band, compare_page, coordinates, curves, dimension, drawn, number
 from tests.experiments.written_runs import falling, write_record
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -59,6 +59,21 @@ def test_curves_have_their_raw_and_smooth_values_on_every_axis(comparison: Compa
     assert first["raw"][-1] == 3.02
     assert first["smooth"] == first["raw"]  # five per cent of twenty points is one point
     assert [len(curve["raw"]) for curve in found["curves"]["val/loss"]] == [1, 1, 1, 1]
+
+
+def test_a_group_has_its_mean_and_one_standard_deviation_to_both_sides(comparison: Comparison) -> None:
+    first, second = curves(comparison)["means"]["train/loss"]
+    assert (first["group"], second["group"]) == ("lr=0.1", "lr=0.2")
+    last = {name: column[-1] for name, column in first["step"].items()}
+    spread = 0.01 / 2**0.5  # of two numbers that are 0.01 apart
+    assert last == pytest.approx({"x": 20, "mean": 3.025, "low": 3.025 - spread, "high": 3.025 + spread}, abs=1e-4)
+    assert curves(comparison)["means"]["val/loss"] == []  # one evaluation is no curve
+
+
+def test_curves_that_do_not_meet_have_no_mean() -> None:
+    assert band([([1.0, 2.0], [3.0, 3.0]), ([2.0, 3.0], [3.0, 3.0])]) is None
+    assert band([([1.0, None], [3.0, 3.0]), ([1.0, 3.0], [3.0, 3.0])]) is None
+    assert band([([1.0, 2.0], [3.0, 3.0])]) is None
 
 
 def test_long_curves_are_thinned_and_of_many_runs_the_best_are_drawn(tmp_path: Path) -> None:
@@ -136,6 +151,9 @@ def test_the_controls_of_the_page_work_in_a_browser(browser: Any, comparison: Co
     assert page.evaluate(f"{PLOT}.data.length") == 4
     page.select_option("#metric", "val/loss")
     assert page.evaluate(f"{PLOT}._fullLayout.yaxis.title.text") == "val/loss"
+    page.select_option("#metric", "train/loss")
+    page.click("#means")
+    assert page.evaluate(f"{PLOT}.data.filter((each) => each.name.startsWith('mean of ')).length") == 2 * 3
     page.click("#none")
     page.click("#all")
     page.wait_for_function(f"{PLOT}.data.every((each) => each.visible === true)")
