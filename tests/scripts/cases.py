@@ -343,6 +343,137 @@ WORKERS = (
     ),
 )
 
+OWN_LOSS = (
+    ScriptCase(script="own_loss.py"),
+    ScriptCase(
+        script="own_loss.py",
+        expected="parameters-not-in-the-optimizer",
+        edits=(("itertools.chain(encoder.parameters(), decoder.parameters())", "decoder.parameters()"),),
+    ),
+    ScriptCase(
+        script="own_loss.py",
+        expected="padding-counted-in-loss",
+        effect="too-low",
+        edits=(("keep = (target != PAD).float()", "keep = torch.ones_like(nll)"),),
+    ),
+    ScriptCase(
+        script="own_loss.py",
+        expected="label-smoothing-too-strong",
+        edits=(("criterion = LabelSmoothingLoss(0.1)", "criterion = LabelSmoothingLoss(0.9)"),),
+    ),
+    ScriptCase(
+        script="own_loss.py",
+        expected="future-token-leak",
+        effect="too-low",
+        edits=((" & subsequent_mask(tgt_in.size(-1))", ""),),
+    ),
+)
+
+MESSY = (
+    ScriptCase(script="messy.py"),
+    ScriptCase(
+        script="messy.py",
+        expected="learning-rate-zero",
+        edits=(
+            ("WARMUP=30\n", "WARMUP=4000\n"),
+            ("lambda s: min(1.0,(s+1)/WARMUP)", "lambda s: min(1.0,(s+1)//WARMUP)"),
+        ),
+    ),
+    ScriptCase(
+        script="messy.py",
+        expected="history-keeps-the-graph",
+        effect="not-in-the-loss",
+        edits=(("losses.append(loss.item())", "losses.append(loss)"),),
+    ),
+    ScriptCase(
+        script="messy.py",
+        expected="same-batch-again-and-again",
+        effect="too-low",
+        edits=(("        x,y=batch(tr)\n", "        np.random.seed(seed)\n        x,y=batch(tr)\n"),),
+    ),
+    ScriptCase(
+        script="messy.py",
+        expected="targets-not-shifted",
+        effect="too-low",
+        edits=(("return s[:,:-1],s[:,1:]", "return s[:,:-1],s[:,:-1]"),),
+    ),
+)
+
+ONE_BATCH = (
+    ScriptCase(script="one_batch.py"),
+    ScriptCase(
+        script="one_batch.py",
+        expected="softmax-before-cross-entropy",
+        edits=(("return self.fc(self.norm(h))", "return torch.softmax(self.fc(self.norm(h)), dim=-1)"),),
+    ),
+    ScriptCase(
+        script="one_batch.py",
+        expected="optimizer-holds-old-parameters",
+        edits=(
+            (
+                "for i in range(3000):",
+                "import copy\nmodel = copy.deepcopy(model)  # keep the first weights\n\nfor i in range(3000):",
+            ),
+        ),
+    ),
+    ScriptCase(
+        script="one_batch.py",
+        expected="constant-initialisation",
+        edits=(
+            (
+                "model = Decoder()\n",
+                "model = Decoder()\nfor p in model.parameters():\n    nn.init.constant_(p, 0.02)\n",
+            ),
+        ),
+    ),
+)
+
+SEED_REPAIRED = (
+    ("torch.softmax(self.out(y), dim=-1)", "self.out(self.final(y))"),
+    (
+        "self.out = nn.Linear(d_model, vocab_sz)",
+        "self.final, self.out = nn.LayerNorm(d_model), nn.Linear(d_model, vocab_sz)",
+    ),
+    ("pred = model(X, Y)", "pred = model(X, X)"),
+    ("self.attn(h, h))", "self.attn(h, h, masked=True))"),
+    ("self.cross(self.n2(y), memory)", "self.cross(self.n2(y), memory, masked=True)"),
+    ("torch.ones(ctx_sz, d_model)", "torch.ones(d_model)"),
+    ("torch.zeros(ctx_sz, d_model)", "torch.zeros(d_model)"),
+    ("mean = x.mean(dim=1, keepdim=True)", "mean = x.mean(dim=-1, keepdim=True)"),
+    ("var = x.var(dim=1,", "var = x.var(dim=-1,"),
+    ("self.gamma[:x.shape[1]]", "self.gamma"),
+    ("self.beta[:x.shape[1]]", "self.beta"),
+    ("self.embedding(ids) * math.sqrt(d_model)", "self.embedding(ids)"),
+    ("return x + self.drop(x + self.pe", "return self.drop(x + self.pe"),
+    ("lr = 1e-2", "lr = 2e-3"),
+    ("losses.append(loss)", "losses.append(loss.item())"),
+)
+"""All that is wrong with the run to explain, repaired together."""
+
+SEED = (
+    ScriptCase(script="seed.py", variant="repaired", edits=SEED_REPAIRED),
+    ScriptCase(script="seed.py", expected="softmax-before-cross-entropy"),
+    ScriptCase(
+        script="seed.py",
+        variant="only-the-softmax",
+        expected="softmax-before-cross-entropy",
+        edits=(*SEED_REPAIRED[1:], ("(self.out(y), dim=-1)", "(self.out(self.final(y)), dim=-1)")),
+    ),
+    ScriptCase(
+        script="seed.py",
+        variant="only-the-targets",
+        expected="targets-not-shifted",
+        effect="too-low",
+        edits=(*SEED_REPAIRED[:2], *SEED_REPAIRED[3:]),
+    ),
+)
+
+RAISES_EARLY = ScriptCase(script="raises_early.py")
+"""Raises on its third batch."""
+
+NEVER_STEPS = ScriptCase(script="never_steps.py")
+"""Makes a model and an optimizer, and only evaluates."""
+
 CASES: tuple[ScriptCase, ...] = (
     *BARE_LOOP,
     *MAIN_ARGPARSE,
@@ -354,4 +485,8 @@ CASES: tuple[ScriptCase, ...] = (
     *ACCUMULATE_AMP,
     *TWO_OPTIMIZERS,
     *WORKERS,
+    *OWN_LOSS,
+    *MESSY,
+    *ONE_BATCH,
+    *SEED,
 )

@@ -2,16 +2,18 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from diagnostics.faults import CATALOGUE
-from tests.scripts.cases import CASES, SCRIPTS, ScriptCase
+from tests.scripts.cases import CASES, NEVER_STEPS, RAISES_EARLY, SCRIPTS, ScriptCase
 
 RUNNER = SCRIPTS / "runner.py"
 OURS = {"transformer", "bpe", "diagnostics", "experiments", "tests"}
@@ -20,7 +22,7 @@ LEARNS = 0.8
 APART = 0.05
 """By this share of the healthy script's last loss a fault shows in its own."""
 
-by_id = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+by_id = pytest.mark.parametrize("case", [*CASES, RAISES_EARLY, NEVER_STEPS], ids=lambda case: case.id)
 faulty = pytest.mark.parametrize("case", [case for case in CASES if case.expected], ids=lambda case: case.id)
 healthy = pytest.mark.parametrize("case", [case for case in CASES if not case.expected], ids=lambda case: case.id)
 
@@ -73,10 +75,37 @@ def test_a_healthy_script_learns(case: ScriptCase, losses_of: Callable[[ScriptCa
 def test_a_fault_does_to_the_loss_what_its_case_says(
     case: ScriptCase, losses_of: Callable[[ScriptCase], list[float]]
 ) -> None:
-    honest = last(losses_of(ScriptCase(script=case.script, steps=case.steps)))
+    sound = next(other for other in CASES if other.script == case.script and other.expected is None)
+    honest = last(losses_of(replace(sound, steps=case.steps)))
     difference = last(losses_of(case)) - honest
     shown = "not-in-the-loss" if abs(difference) < APART * honest else "stands" if difference > 0 else "too-low"
     assert shown == case.effect
+
+
+@pytest.mark.slow
+def test_the_messy_script_leaves_its_files_and_exits_with_zero(tmp_path: Path) -> None:
+    messy = next(case for case in CASES if case.script == "messy.py")
+    messy.write(tmp_path)
+    done = python(tmp_path, messy.script, "1")
+    assert done.returncode == 0, done.stderr
+    assert {"checkpoints", "train_log.txt", "wandb"} <= set(os.listdir(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_script_that_raises_does_so_after_two_steps(tmp_path: Path) -> None:
+    RAISES_EARLY.write(tmp_path)
+    done = python(tmp_path, str(RUNNER), "100", "losses.json", RAISES_EARLY.script)
+    assert done.returncode == 1
+    assert "must match the size of tensor" in done.stderr
+    assert len(json.loads((tmp_path / "losses.json").read_text())) == 2
+
+
+@pytest.mark.slow
+def test_the_script_that_never_steps_ends_well_without_a_backward(tmp_path: Path) -> None:
+    NEVER_STEPS.write(tmp_path)
+    done = python(tmp_path, str(RUNNER), "100", "losses.json", NEVER_STEPS.script)
+    assert (done.returncode, json.loads((tmp_path / "losses.json").read_text())) == (0, [])
+    assert "perplexity" in done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +116,16 @@ def losses_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ScriptCase]
     def losses(case: ScriptCase) -> list[float]:
         folder = tmp_path_factory.mktemp(case.script.removesuffix(".py"))
         case.write(folder)
-        command = [sys.executable, str(RUNNER), str(case.steps), "losses.json", case.script, *case.arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        done = python(folder, str(RUNNER), str(case.steps), "losses.json", case.script, *case.arguments)
         assert done.returncode == 0, done.stderr
         return json.loads((folder / "losses.json").read_text())
 
     return losses
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start an interpreter in a folder, and wait for it."""
+    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
 
 
 def last(losses: list[float]) -> float:
