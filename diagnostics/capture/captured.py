@@ -197,6 +197,8 @@ def notes_on(
     yield f"{recording.steps} steps of {recording.name} were seen in {recording.seconds:.1f} seconds"
     if found.exact:
         yield f"its first {len(found.seen)} losses, played again from the start, come out the same to the last digit"
+    elif not found.seen:
+        yield "its first losses could not be played again from the start: a step of it has losses of several kinds"
     else:
         yield f"its first {len(found.seen)} losses, played again from the start, differ by up to {found.worst:.3g}"
     if starts:

@@ -59,6 +59,7 @@ class Observer:
         enter = self._stack.enter_context
         enter(replaced(nn.Module, "__call__", self._module_call))
         enter(replaced(torch.autograd, "backward", self._backward))
+        enter(replaced(torch.autograd, "grad", self._gradient))
         enter(replaced(torch.autograd.Function, "apply", self._function))
         for module in (nn.utils, nn.utils.clip_grad):
             enter(replaced(module, "clip_grad_norm_", self._clip("norm", "max_norm")))
@@ -110,6 +111,18 @@ class Observer:
             return self.recorder.function(run, args, kwargs)
 
         return classmethod(apply)
+
+    @no_type_check
+    def _gradient(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A gradient that a loss is made of, as for a gradient penalty, is one node."""
+
+        @wraps(original)
+        def grad(*args, **kwargs):
+            if not self.recorder.on or not self._is_ours():
+                return original(*args, **kwargs)
+            return self.recorder.function(original, args, kwargs)
+
+        return grad
 
     def _is_ours(self) -> bool:
         return threading.get_ident() == self._thread
