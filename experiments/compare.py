@@ -31,6 +31,7 @@ By = Literal["best", "last"]
 Axis = Literal["tokens", "step", "seconds"]
 LABEL_SETTINGS = 4  # a run whose name would need more is numbered
 MOST_CONTRASTS = 20  # groups that are told against the baseline: of more, the best
+SEED = "seed"
 MANY = 5  # comparisons from which on it is said that chance alone finds some
 NOT_DECIDING = ("name", "track.")
 """Settings that say where a run is filed, not what it computes."""
@@ -223,7 +224,7 @@ def compare(
     *,
     metric: str | None = None,
     by: By = "best",
-    over: str = "seed",
+    over: str = SEED,
     axis: Axis = "tokens",
     baseline: str | None = None,
 ) -> Comparison:
@@ -239,6 +240,7 @@ def compare(
     metric = _known_metric(frames, metric)
     _refuse_missing_axis(frames, axis)
     config = config_of(frames.runs)
+    _refuse_unknown_setting(config, over)
     names = sorted(differing(config), key=lambda name: name == over)  # what repeats a run comes last
     deciding = config.loc[:, [name for name in names if name != over]]
     group = grouped(config, deciding)
@@ -249,6 +251,11 @@ def compare(
     curve = "train/loss" if metric.startswith("val/") and "train/loss" in frames.curves else metric
     seeds = config[over] if over in config else pd.Series(range(len(config)), index=config.index)
     values = {each: _by_seed(results, seeds, each, by) for each in (reference, *told)}
+    contrasts = tuple(
+        contrast(each, values[each], reference, values[reference], metric=metric)
+        for each in told
+        if values[each] and values[reference]
+    )
     return Comparison(
         frames=frames,
         metric=metric,
@@ -261,13 +268,9 @@ def compare(
         settings=config.loc[:, names],
         results=results,
         groups=groups,
-        contrasts=tuple(
-            contrast(each, values[each], reference, values[reference], metric=metric)
-            for each in told
-            if values[each] and values[reference]
-        ),
+        contrasts=contrasts,
         partings=tuple(parting(each, reference, frames.curves, group, deciding, curve, axis) for each in told),
-        notes=tuple(_notes(frames.left_out, results, names, metric, by, told=len(told))),
+        notes=tuple(_notes(frames.left_out, results, names, metric, by, contrasts, len(told))),
     )
 
 
@@ -365,6 +368,12 @@ def _refuse_missing_axis(frames: Frames, axis: Axis) -> None:
         raise ValueError(f"no run logged {axis}; align on one of: {', '.join(there)}")
 
 
+def _refuse_unknown_setting(config: pd.DataFrame, over: str) -> None:
+    """Runs of others may have no seed; any other setting that is asked for must be there."""
+    if over not in config and over != SEED:
+        raise ValueError(f"no run has a setting {over!r} to group over{did_you_mean(over, map(str, config))}")
+
+
 def _baseline(wished: str | None, runs: pd.DataFrame, group: pd.Series) -> str:
     """The group that is meant by a run, a group or a place."""
     if wished is None:
@@ -415,7 +424,13 @@ def _figures(values: Mapping[str, float]) -> str:
 
 
 def _notes(
-    left_out: Sequence[str], results: pd.DataFrame, names: Sequence[str], metric: str, by: By, *, told: int
+    left_out: Sequence[str],
+    results: pd.DataFrame,
+    names: Sequence[str],
+    metric: str,
+    by: By,
+    contrasts: Sequence[Contrast],
+    told: int,
 ) -> Iterator[str]:
     """What to bear in mind; `told` is how many groups are told against the baseline."""
     for line in left_out:
@@ -435,8 +450,9 @@ def _notes(
         yield f"{without} of {len(results)} runs have no {metric} yet and count nowhere"
     if metric.endswith("loss") and any(name.startswith(("tokenizer.", "corpus.")) for name in names):
         yield f"{metric} is per token: between different tokenizers or texts compare val/bits_per_byte"
-    if told >= MANY:
-        yield f"of {told} comparisons about one in twenty finds a difference where there is none"
-    untold = results["group"].nunique() - 1 - told
+    tested = sum(each.kind != "too few" for each in contrasts)
+    if tested >= MANY:
+        yield f"of {tested} comparisons about one in twenty finds a difference where there is none"
+    untold = results["group"].nunique() - 1 - told  # and the baseline
     if untold:
         yield f"{untold:,} more groups are not told against the baseline; the table has them all"

@@ -194,6 +194,8 @@ def test_what_is_not_there_is_refused_with_the_nearest(sweep: Path) -> None:
     frames = load_runs(sweep)
     with pytest.raises(ValueError, match="no run measured 'val/los'; did you mean 'val/loss'"):
         compare(frames, metric="val/los")
+    with pytest.raises(ValueError, match=r"no run has a setting 'optim\.lrr' to group over; did you mean 'optim\.lr'"):
+        compare(frames, over="optim.lrr")
     with pytest.raises(ValueError, match="no run logged seconds; align on one of: step, tokens"):
         compare(frames._replace(curves=frames.curves.drop(columns="seconds")), axis="seconds")
     with pytest.raises(ValueError, match=r"nowhere does not exist"):
@@ -232,8 +234,8 @@ def test_settings_may_have_the_names_of_results(tmp_path: Path) -> None:
 
 
 def test_many_comparisons_come_with_a_warning(tmp_path: Path) -> None:
-    for place in range(6):
-        write_record(tmp_path / str(place), falling(3.0), optim__lr=0.1 + place)
+    for place in range(12):
+        write_record(tmp_path / f"{place:02}", falling(3.0), optim__lr=0.1 + place // 2, seed=place % 2)
     assert "of 5 comparisons about one in twenty finds a difference" in " ".join(compare(load_runs(tmp_path)).notes)
 
 
