@@ -39,12 +39,14 @@ class Sitting:
 
     Args:
         about: W&B's own record of the run.
+        config: its settings, with those that were added later.
         exit_code: None where the file has no end.
         rows: its metrics in the words of a record.
     """
 
     file: Path
     about: Any
+    config: Mapping[str, Any]
     exit_code: int | None
     rows: list[dict[str, float]]
 
@@ -80,31 +82,31 @@ def sitting(file: Path) -> Sitting:
     messages: Any = wandb_internal_pb2  # its classes are made when it is imported
     about: Any = None
     exit_code: int | None = None
+    config: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     for content in records(file):
         record = messages.Record.FromString(content)
         kind = record.WhichOneof("record_type")
         if kind == "history":
-            rows.append(_row(record.history.item))
+            rows.append(_values(record.history.item))
         elif kind == "run":
             about = record.run
+            config |= _values(about.config.update)
+        elif kind == "config":
+            config |= _values(record.config.update)
         elif kind == "exit":
             exit_code = record.exit.exit_code
     if about is None:
         raise ValueError(f"{file} holds no run yet: W&B had not written its beginning")
-    return Sitting(file=file, about=about, exit_code=exit_code, rows=list(metrics_of(rows)))
+    return Sitting(file=file, about=about, config=config, exit_code=exit_code, rows=list(metrics_of(rows)))
 
 
 def run_of(sittings: Sequence[Sitting]) -> Run:
-    """The sittings of one run as one: each counts up to the step where the next took over."""
+    """The sittings of one run as one: each counts up to where the next took over."""
     last, about = sittings[-1], sittings[-1].about
-    rows: list[dict[str, float]] = []
-    for each in sittings:
-        first = min((row["step"] for row in each.rows if "step" in row), default=math.inf)
-        rows = [row for row in rows if row.get("step", 0) < first] + each.rows
+    rows = itertools.chain.from_iterable(each.rows for each in sittings)
     written = last.file.stat().st_mtime
     started = sittings[0].about.start_time
-    config = {each.key or ".".join(each.nested_key): json.loads(each.value_json) for each in about.config.update}
     return Run(
         name=about.display_name or about.run_id,
         id=about.run_id,
@@ -112,8 +114,8 @@ def run_of(sittings: Sequence[Sitting]) -> Run:
         state=_state(last.exit_code, written),
         began=started.seconds + started.nanos / 1e9,
         last_written=written,
-        config=flat(config),
-        logged=Logged.of(rows),
+        config=flat(last.config),
+        logged=Logged.of(without_repeats(rows)),
     )
 
 
@@ -236,7 +238,7 @@ def _server_run(run: Any) -> Run:
     )
 
 
-def _row(items: Iterable[Any]) -> dict[str, Any]:
+def _values(items: Iterable[Any]) -> dict[str, Any]:
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 

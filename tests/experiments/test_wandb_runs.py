@@ -28,6 +28,7 @@ import os, sys
 import wandb
 settings = wandb.Settings(console="off", silent=True)
 run = wandb.init(mode="offline", dir=sys.argv[1], project="p", name="theirs", config={"lr": 0.1}, settings=settings)
+run.config.update({"late": {"depth": 2}})
 for step in range(2000):
     run.log({"loss": 5.0 / (1 + step), "nested": {"a": step}, "bad": float("nan"), "word": "x" * 50})
 run.log({"table": wandb.Table(columns=["a"], data=[[2]])})
@@ -54,7 +55,7 @@ def test_a_run_of_others_is_read_whole_with_their_clock_for_ours(tmp_path: Path)
     file = written(tmp_path)
     assert file.stat().st_size > 3 * BLOCK_BYTES  # records are cut where blocks end
     (run,) = local_runs(tmp_path).runs
-    assert (run.name, run.state, run.config) == ("theirs", "failed", {"lr": 0.1})
+    assert (run.name, run.state, run.config) == ("theirs", "failed", {"lr": 0.1, "late.depth": 2})
     assert run.metrics == ("bad", "loss", "nested.a")
     assert run.logged.columns["step"].tolist() == list(range(2000))
     assert run.logged.columns["loss"].tolist() == [5.0 / (1 + step) for step in range(2000)]
