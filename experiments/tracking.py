@@ -251,11 +251,14 @@ def _tell_whole(run: Any, short: ShortRun) -> None:
 
 
 @contextlib.contextmanager
-def watched_by_wandb(model: Any, folder: Path) -> Iterator[Any]:
-    """An offline W&B run with `wandb.watch` on the model, gradients and parameters at every step; for measuring it.
+def watched_by_wandb(
+    model: Any, folder: Path, *, log: Literal["gradients", "parameters", "all"] = "all", log_freq: int = 1
+) -> Iterator[Any]:
+    """An offline W&B run with `wandb.watch` on the model; for measuring it.
 
     Args:
         folder: W&B's own files go below it.
+        log, log_freq: what is logged and at every how many passes; by itself W&B takes "gradients" and 1000.
     """
     import wandb
 
@@ -263,7 +266,7 @@ def watched_by_wandb(model: Any, folder: Path) -> Iterator[Any]:
     settings = wandb.Settings(console="off", silent=True, finish_timeout=FINISH_SECONDS, save_code=False)
     run = wandb.init(mode="offline", dir=str(folder), project="unplateau", settings=settings)
     try:
-        run.watch(model, log="all", log_freq=1)
+        run.watch(model, log=log, log_freq=log_freq)
         yield run
     finally:
         run.finish()

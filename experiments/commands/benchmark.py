@@ -1,4 +1,4 @@
-"""`unplateau benchmark`: how often a diagnosis is right, counted."""
+"""`unplateau benchmark`: how often a diagnosis is right, and what it costs a training loop to be looked at."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from experiments.commands.console import OutOption, WorkersOption, heading, progress_bar, results_folder, tell
 
 if TYPE_CHECKING:
+    from experiments.benchmarks.observation import Contest
     from experiments.benchmarks.scores import Record
 
 
@@ -16,30 +17,56 @@ class What(StrEnum):
     """A benchmark."""
 
     faults = "faults"
+    observation = "observation"
+
+
+SEEDS, PAIRS, HEALTHY, BLOCKS = 1, 60, 120, 40
 
 
 def benchmark(
-    what: Annotated[What, typer.Argument(help="faults: planted faults, pairs of them, and healthy setups.")],
+    what: Annotated[
+        What,
+        typer.Argument(
+            help="faults: planted faults, pairs of them, and healthy setups. observation: CPU time per training step, "
+            "bare and looked at."
+        ),
+    ],
     subjects: Annotated[
         list[str] | None, typer.Option("--subject", help="Only this healthy subject; repeatable.")
     ] = None,
     faults: Annotated[list[str] | None, typer.Option("--fault", help="Only this fault; repeatable.")] = None,
-    seeds: Annotated[int, typer.Option(help="Setups per fault and subject.", min=0)] = 1,
-    pairs: Annotated[int, typer.Option(help="Random pairs of faults.", min=0)] = 60,
-    healthy: Annotated[int, typer.Option(help="Healthy variants.", min=0)] = 120,
+    seeds: Annotated[int, typer.Option(help="Setups per fault and subject.", min=0)] = SEEDS,
+    pairs: Annotated[int, typer.Option(help="Random pairs of faults.", min=0)] = PAIRS,
+    healthy: Annotated[int, typer.Option(help="Healthy variants.", min=0)] = HEALTHY,
     out: OutOption = None,
     page: Annotated[Path | None, typer.Option(help="Markdown file for the confusion matrix as well.")] = None,
     workers: WorkersOption = None,
     limit_seconds: Annotated[
         float | None, typer.Option(help="Begin no case after this time; by default all are run.", show_default=False)
     ] = None,
+    blocks: Annotated[int, typer.Option(help="Of observation: pairs of steps per way of looking.", min=6)] = BLOCKS,
 ) -> None:
-    """Count how often planted faults are named.
+    """Count how often planted faults are named, or measure what it costs a training loop to be looked at.
 
-    Beside them, how often a healthy setup raises an alarm. Every case is written as it is done; the same command with
-    the same --out goes on where a stopped run was. Shares come with Wilson's 95 % interval, for the subjects that
-    thresholds may be set on and, apart, for the others.
+    faults: beside them, how often a healthy setup raises an alarm. Every case is written as it is done; the same
+    command with the same --out goes on where a stopped run was. Shares come with Wilson's 95 % interval, for the
+    subjects that thresholds may be set on and, apart, for the others.
     """
+    if what is What.observation:
+        changed: dict[str, object] = {
+            "subject": subjects,
+            "fault": faults,
+            "seeds": seeds != SEEDS,
+            "pairs": pairs != PAIRS,
+        }
+        changed |= {"healthy": healthy != HEALTHY, "page": page, "workers": workers, "limit-seconds": limit_seconds}
+    else:
+        changed = {"blocks": blocks != BLOCKS}
+    refuse_any(changed, what)
+    folder = results_folder(out, f"benchmark-{what}")
+    if what is What.observation:
+        measure_observation(folder, blocks)
+        return
     from diagnostics.faults import CATALOGUE
     from diagnostics.workers import workers_available
     from experiments.benchmarks import faults as measured
@@ -52,7 +79,6 @@ def benchmark(
         pairs=pairs,
         healthy=healthy,
     )
-    folder = results_folder(out, f"benchmark-{what}")
     with progress_bar("diagnosing") as advance:
         records = measured.run(
             plan, folder, workers=workers or workers_available(), limit_seconds=limit_seconds, on_done=advance
@@ -65,6 +91,35 @@ def benchmark(
     for name, half in halves.items():
         show(name, half)
     tell("written", f"{folder}: cases.jsonl, figures.json, confusion.md")
+
+
+def refuse_any(changed: dict[str, object], what: What) -> None:
+    """Raises ValueError for an option that was given and is of the other benchmark."""
+    for name, given in changed.items():
+        if given:
+            raise ValueError(f"--{name} has no meaning for unplateau benchmark {what}; leave it out")
+
+
+def measure_observation(folder: Path, blocks: int) -> None:
+    """Measure, write and show what looking on costs."""
+    from experiments.benchmarks import observation
+
+    with progress_bar("training in turns") as advance:
+        found = observation.run(pairs=blocks, on_done=advance)
+    observation.write(folder, found)
+    for model in dict.fromkeys(each.model for each in found):
+        heading(f"per step, {model}: bare, looked at, ratio [95 %] by CPU time; ratio by wall time")
+        for each in found:
+            if each.model == model:
+                typer.echo(f"  {in_line(each)}")
+    tell("written", folder / "observation.json")
+
+
+def in_line(one: "Contest") -> str:
+    """A way of looking in one line."""
+    cpu, wall = one.cpu, one.wall
+    figures = f"{cpu.bare_ms:6.1f} ms  {cpu.looked_at_ms:6.1f} ms  {cpu.ratio:.3f} [{cpu.low:.3f}, {cpu.high:.3f}]"
+    return f"{one.looks:<32} {figures}  {wall.ratio:.3f}{'' if one.same_losses else '  the losses differ'}"
 
 
 def show(name: str, records: list["Record"]) -> None:
