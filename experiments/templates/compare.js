@@ -4,6 +4,7 @@ const curvesPlot = document.getElementById("curves");
 const coordinatesPlot = document.getElementById("coordinates");
 const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");
 const hidden = new Set(); // numbers of runs
+const BELOW = { orientation: "h", y: -0.2 }; // the legend, where there is no room beside the curves
 const OPTIONS = { responsive: true, displaylogo: false };
 
 function template() {
@@ -53,7 +54,7 @@ function layout() {
     template: template(), margin: { t: 20, r: 10, b: 50, l: 60 }, hovermode: DATA.runs.length > 12 ? "closest" : "x unified", uirevision: "same",
     xaxis: { title: { text: view.axis }, type: view.logX ? "log" : "linear", uirevision: `${view.axis} ${view.logX}` },
     yaxis: { title: { text: view.metric }, type: view.logY ? "log" : "linear", uirevision: `${view.metric} ${view.logY}` },
-    legend: { groupclick: "togglegroup", tracegroupgap: 0 }, showlegend: true,
+    legend: { groupclick: "togglegroup", tracegroupgap: 0, ...(window.innerWidth < 700 ? BELOW : {}) }, showlegend: true,
   };
 }
 
