@@ -68,7 +68,7 @@ class AttentionMask(TorchCalls):
         allowed = self.may_see(length).to(query.device)
         if given.pop("is_causal", False):
             allowed = allowed & causal(length).to(query.device)
-        return func(**given | {"attn_mask": joined(given.get("attn_mask"), allowed, seen_is_true=True)})
+        return func(**given | {"attn_mask": joined(given.get("attn_mask"), allowed, query.dtype, seen_is_true=True)})
 
     def multi_head(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """multi_head_attention_forward under the mask too (query and key are time-first there)."""
@@ -78,7 +78,7 @@ class AttentionMask(TorchCalls):
         allowed = self.may_see(args[0].shape[0]).to(args[0].device)
         if kwargs.get("is_causal") and kwargs.get("attn_mask") is None:
             allowed = allowed & causal(args[0].shape[0]).to(args[0].device)
-        attn_mask = joined(kwargs.get("attn_mask"), allowed, seen_is_true=False)
+        attn_mask = joined(kwargs.get("attn_mask"), allowed, args[0].dtype, seen_is_true=False)
         padding = kwargs.get("key_padding_mask")
         if padding is not None and padding.is_floating_point() and attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=padding.dtype).masked_fill(attn_mask, -torch.inf)
@@ -91,13 +91,16 @@ def is_square(scores: Shaped[Tensor, "..."]) -> bool:
 
 
 def joined(
-    given: Tensor | None, allowed: Bool[Tensor, "query key"], *, seen_is_true: bool
+    given: Tensor | None, allowed: Bool[Tensor, "query key"], dtype: torch.dtype, *, seen_is_true: bool
 ) -> Bool[Tensor, "..."] | Float[Tensor, "..."]:
-    """The given mask (boolean, or added to the scores) and ours; what a True means depends on the function."""
+    """The given mask (boolean, or added to scores of this type) and ours; what a True means depends on the function.
+
+    A mask of another type than the scores is not refused by every kernel of torch; some read its memory as theirs.
+    """
     if given is None:
         return allowed if seen_is_true else ~allowed
     if given.is_floating_point():
-        return given.masked_fill(~allowed, -torch.inf)
+        return given.to(dtype).masked_fill(~allowed, -torch.inf)
     return given & allowed if seen_is_true else given | ~allowed
 
 
