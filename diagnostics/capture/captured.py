@@ -194,6 +194,8 @@ def notes_on(
     recording: Recording, replica: Replica, found: Reproduction, starts: Mapping[int, Mapping[str, Tensor]]
 ) -> Iterator[str]:
     """What was seen of the script, and how well it was played again."""
+    if recording.said:
+        yield f"the script raised {recording.said}: mend that first; what is said here is about the steps before it"
     yield f"{recording.steps} steps of {recording.name} were seen in {recording.seconds:.1f} seconds"
     if found.exact:
         yield f"its first {len(found.seen)} losses, played again from the start, come out the same to the last digit"
@@ -208,5 +210,3 @@ def notes_on(
         yield "trials with other seeds start from the script's own numbers, shuffled within each matrix"
     if replica.left_out:
         yield f"{replica.left_out} backward passes on another kind of loss were left out"
-    if recording.said:
-        yield f"the script raised {recording.said}: mend that first; what is said here is about the steps before it"
