@@ -38,6 +38,7 @@ from diagnostics.quantities import (
     LOWEST,
     LossOf,
     first_loss,
+    honest_name,
     learned_at,
     loss_at,
     mean_or_nan,
@@ -247,7 +248,7 @@ class Trials:
         done = self._values(self.base, loss)
         return Trial(
             question=asked(before, after, self.base),
-            quantity=loss.name if loss is not HONEST or self.subject.text_view else HONEST_NATS.name,
+            quantity=honest_name(self.subject) if loss is HONEST else loss.name,
             seeds=self.budget.seeds,
             before=self._values(before, loss),
             after=self._values(after, loss),

@@ -3,8 +3,9 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from diagnostics.subject import Subject
 from diagnostics.trial import FITTED_BELOW, Outcome, Regime
 
 SMOOTHED = 5  # steps whose median stands for the loss at a step
@@ -67,7 +68,17 @@ HONEST_NATS = LossOf(
     take=lambda outcome: math.nan if outcome.honest is None else outcome.honest,
 )
 
-LOSSES = (FIT, HIDDEN, IMPOSSIBLE, EVALUATED, HONEST, HONEST_NATS)
+HONEST_SEEN = replace(HONEST_NATS, name="honest loss of training batches (nats per token)")
+"""The same where a subject keeps no batches apart: what its training batches say when nothing in them is given away."""
+
+LOSSES = (FIT, HIDDEN, IMPOSSIBLE, EVALUATED, HONEST, HONEST_NATS, HONEST_SEEN)
+
+
+def honest_name(subject: Subject) -> str:
+    """What the honest loss of this subject is called: with the unit, and whether its text was kept apart."""
+    if subject.text_view is not None:
+        return HONEST.name
+    return HONEST_SEEN.name if subject.heldout is None else HONEST_NATS.name
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:
