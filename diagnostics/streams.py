@@ -2,6 +2,7 @@
 tokens before them, and by how much the one is shifted against the other."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ from diagnostics.ways import ClassLoss, ClassLosses, LossSeenError, primary
 
 SHIFTS = (1, 0, 2, -1)  # of the inputs against the targets, in the order in which they are looked for; 1 is healthy
 IGNORED_BY_HABIT = (-100, 0, 1)  # what losses written out by hand leave out
+MOST_SMOOTHED = 0.9  # of a label's weight may go to other classes: more is no loss of that label
 ENOUGH = 2  # different tokens must agree before a shift is believed
 Loss = Callable[[nn.Module, Batch], Float[Tensor, ""]]
 
@@ -316,9 +318,34 @@ def view_of_outputs(loss: Loss, model: nn.Module, batch: Batch, batch_axis: int)
         logits = logits[:, : aims.shape[1]]
         if not valid(aims, ignore, logits.shape[2]) or (aims == ignore).all():
             continue
-        if any(close(again(logits, aims), value) for again in by_hand(ignore)):
+        plain = any(close(again(logits, aims), value) for again in by_hand(ignore))
+        if plain or is_smoothed(loss, model, batch, batch_axis, targets, scores):
             return view_from(loss, scores, model, batch, batch_axis, targets, logits.shape[2])
     raise ValueError("its loss is no cross-entropy between what its model returns and a table of tokens in its batch")
+
+
+@torch.no_grad()
+def is_smoothed(
+    loss: Loss,
+    model: nn.Module,
+    batch: Batch,
+    batch_axis: int,
+    targets: Targets,
+    scores: Callable[[nn.Module, Batch], Float[Tensor, "batch time vocab"]],
+) -> bool:
+    """Whether a loss is a mean cross-entropy with smoothed labels, by the same amount on this batch and on another one.
+
+    The other one has the rows of its targets in reverse order.
+    """
+    other = changed(batch, lambda path, leaf: leaf.flip(batch_axis) if path == targets.path else leaf)
+    amounts = []
+    for each in (batch, other):
+        logits, aims = scores(model, each).flatten(0, 1), find_part(each, targets, batch_axis).flatten()
+        plain, even = (
+            F.cross_entropy(logits, aims, ignore_index=targets.ignore, label_smoothing=amount) for amount in (0.0, 1.0)
+        )
+        amounts.append(float((loss(model, each) - plain) / (even - plain)))
+    return MOST_SMOOTHED >= amounts[0] > 0 and math.isclose(*amounts, rel_tol=1e-3)
 
 
 def by_hand(ignore: int) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:

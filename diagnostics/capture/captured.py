@@ -78,6 +78,7 @@ def captured(recording: Recording, starts: Mapping[int, Mapping[str, Tensor]] = 
         clip_norm=None if odd else clip_norm_of(replica.windows),
         step=step_in(order, clips, training=training) if odd else None,
         whole_data=data.whole,
+        heldout=(lambda seed: iter(replica.heldout)) if replica.heldout else None,
         history=history_of(recording),
         token_view=view,
         batch_axis=axis,
@@ -203,6 +204,8 @@ def notes_on(
         yield "its first losses could not be played again from the start: a step of it has losses of several kinds"
     else:
         yield f"its first {len(found.seen)} losses, played again from the start, differ by up to {found.worst:.3g}"
+    if replica.heldout:
+        yield f"{len(replica.heldout)} batches of its validation were seen"
     if starts:
         seeds = ", ".join(map(str, sorted(starts)))
         yield f"trials start as the script does, with its own seed and with others (seeds {seeds})"

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from typing import Any, no_type_check
 
@@ -20,10 +20,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import DataLoader
 
 from diagnostics.capture.recorder import Forward, Recorder, UnplayableError
-from diagnostics.capture.recording import Backward, Clip, Pass, Recording, Update, ZeroGrad
+from diagnostics.capture.recording import Backward, Clip, Pass, Reading, Recording, Update, ZeroGrad
 from diagnostics.copies import held_tensors
 
 FINE_STEPS = 10  # whose random states are kept, so that they can be played again to the last digit
+READINGS = 64  # validation losses that are kept
 MOST_BYTES = 2**30  # of recorded batches
 
 
@@ -44,10 +45,11 @@ class Observer:
         before_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.recording, self.after_step, self.before_step = recording, after_step, before_step
-        self.recorder = Recorder()
+        self.recorder = Recorder(on_number=self._note_reading)
         self.inside = False
         self.steps = 0
         self.backwards = 0
+        self.readings = 0
         self.bytes = 0
         self.loaders: dict[int, Any] = {}
         self.began: float | None = None
@@ -171,6 +173,16 @@ class Observer:
         event = Backward(value=value.clone(), forward=forward, alive=weakref.ref(roots[0]), reason=reason)
         self.recording.events.append(event)
 
+    def _note_reading(self, tensor: Tensor) -> None:
+        """A number read outside of training, while few of them were."""
+        if self.readings >= READINGS or not self._is_ours() or not tensor.is_floating_point():
+            return
+        with suppress(UnplayableError):
+            forward = self.recorder.forward(tensor)
+            if not forward.is_trained:
+                self.readings += 1
+                self.recording.events.append(Reading(forward=forward))
+
     @no_type_check
     def _clip(self, kind: str, argument: str) -> Callable[..., Any]:
         def with_original(original):
@@ -222,7 +234,7 @@ class Observer:
         @wraps(original)
         def begin(loader):
             if self._is_ours():
-                self.recording.events.append(Pass(loader=id(loader), length=length_of(loader)))
+                self.recording.events.append(Pass(loader=id(loader), data=id(loader.dataset), length=length_of(loader)))
                 self.loaders[id(loader)] = loader  # no other one gets its identity
             return original(loader)
 

@@ -116,16 +116,26 @@ class Forward:
     batch: dict[str, Tensor]
     sources: dict[str, int]
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether a module in training mode took part."""
+        return any(node.training for node in self.nodes if isinstance(node.call, Part))
+
 
 class UnplayableError(Exception):
     """What the script did cannot be played again; says why."""
 
 
 class Recorder(TorchFunctionMode):
-    """The mode. ``on`` says whether calls are recorded; ``fine`` whether random states are kept too."""
+    """The mode. ``on`` says whether calls are recorded; ``fine`` whether random states are kept too.
 
-    def __init__(self) -> None:
+    Args:
+        on_number: called with a tensor that a number is read from while gradients are off.
+    """
+
+    def __init__(self, on_number: Callable[[Tensor], None] = lambda tensor: None) -> None:
         super().__init__()
+        self.on_number = on_number
         self.on = True
         self.fine = True
         self.forget()
@@ -153,6 +163,10 @@ class Recorder(TorchFunctionMode):
         target = args[0] if edits else result
         if isinstance(target, Tensor) or (type(target) in (tuple, list) and any(isinstance(t, Tensor) for t in target)):
             self._note(RawNode(call=func, args=slots[0], kwargs=slots[1], result=target, around=around(), edits=edits))
+        elif (
+            func in NUMBERS and not torch.is_grad_enabled() and args[0].is_floating_point() and id(args[0]) in self.made
+        ):
+            self.on_number(args[0])
         return result
 
     def close(self) -> None:
@@ -269,6 +283,7 @@ def writes(func: Callable[..., Any]) -> bool:
     return name.endswith("_") and not name.startswith("_")
 
 
+NUMBERS = frozenset((Tensor.item, Tensor.__float__))
 IN_PLACE = frozenset(
     f"__{name}__" for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "iand", "ior", "ixor")
 )

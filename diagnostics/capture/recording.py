@@ -53,13 +53,26 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """A pass over a data loader began; ``loader`` tells loaders apart, ``length`` is its batches (0: unknown)."""
+    """A pass over a data loader began.
+
+    Args:
+        loader: tells loaders apart; ``data`` tells what they read.
+        length: its number of batches; 0 where it does not know.
+    """
 
     loader: int
+    data: int
     length: int
 
 
-Event = ZeroGrad | Backward | Clip | Update | Pass
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A number that the script read from what its model gave without gradients, in evaluation mode: maybe a loss."""
+
+    forward: Forward
+
+
+Event = ZeroGrad | Backward | Clip | Update | Pass | Reading
 
 
 @dataclass(frozen=True, kw_only=True)

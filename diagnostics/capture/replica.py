@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from diagnostics.capture.recorder import Forward, Loose, Part, RawNode, free_name, slots_of
-from diagnostics.capture.recording import Backward, Recording, Window
+from diagnostics.capture.recording import Backward, Event, Pass, Reading, Recording, Window
 from diagnostics.capture.tape import Given, Held, Node, Parts, RecordedBatch, Result, Tape
 from diagnostics.copies import model_copy
 from diagnostics.leaves import changed
@@ -44,6 +44,7 @@ class Replica:
         windows: the steps of the training loop.
         played: each of their backward passes that can be played, by the identity of its event.
         left_out: how many backward passes compute another kind of loss than most.
+        heldout: batches of the script's validation.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Replica:
     windows: tuple[Window, ...]
     played: dict[int, Played]
     left_out: int = 0
+    heldout: tuple[RecordedBatch, ...] = ()
 
     @property
     def batches(self) -> tuple[RecordedBatch, ...]:
@@ -65,22 +67,91 @@ def replica_of(recording: Recording) -> Replica:
         ValueError: nothing in it can be played again; says why.
     """
     windows = recording.windows
-    events = [(window, event) for window in windows for event in window.backwards if event.forward is not None]
+    events = [(window, event.forward, event) for window in windows for event in window.backwards if event.forward]
     if not events:
         raise ValueError(why_nothing(recording))
-    kind, _ = Counter(kind_of(event.forward) for _, event in events if event.forward).most_common(1)[0]
-    kept = [(window, event) for window, event in events if event.forward and kind_of(event.forward) == kind]
-    model = model_of([event.forward for _, event in kept if event.forward])
-    names, modules = tensor_names(model), {id(module): name for name, module in model.named_modules()}
-    constant = constants([event.forward for _, event in kept if event.forward])
-    played = {id(event): played_of(event, len(window.backwards), names, modules, constant) for window, event in kept}
+    kind, _ = Counter(kind_of(forward) for _, forward, _ in events).most_common(1)[0]
+    kept = [(window, forward, event) for window, forward, event in events if kind_of(forward) == kind]
+    forwards = [forward for _, forward, _ in kept]
+    model = model_of(forwards)
+    names = Names(model, constants(forwards))
     return Replica(
         model=model,
         start=as_before(model, recording),
         windows=windows,
-        played=played,
+        played={
+            id(event): played_of(forward, float(event.value), len(window.backwards), names)
+            for window, forward, event in kept
+        },
         left_out=len(events) - len(kept),
+        heldout=tuple(
+            names.batch(forward, forward.undivided) for forward in validations(recording.events, forwards[0])
+        ),
     )
+
+
+class Names:
+    """The names of what a model holds, and the tensors that are the same in every loss."""
+
+    def __init__(self, model: nn.Module, constant: set[int]) -> None:
+        self.tensors, self.constant = tensor_names(model), constant
+        self.modules = {id(module): name for name, module in model.named_modules()}
+
+    def fixed(self, forward: Forward) -> dict[str, Any]:
+        """What of a loss's tensors is no batch: by name, where the model holds it, or itself."""
+        found: dict[str, Any] = {}
+        for name, source in forward.sources.items():
+            if source in self.tensors:
+                found[name] = Held(self.tensors[source])
+            elif source in self.constant:
+                found[name] = forward.batch[name]
+        return found
+
+    def tape(self, forward: Forward, loss: Result) -> Tape:
+        """The calls behind a loss by names."""
+        fixed = self.fixed(forward)
+        return Tape(nodes=tuple(self._node(node, fixed) for node in forward.nodes), loss=loss)
+
+    def batch(self, forward: Forward, loss: Result) -> RecordedBatch:
+        """What a loss was computed from, with its tape."""
+        fixed = self.fixed(forward)
+        batch = RecordedBatch({name: tensor for name, tensor in forward.batch.items() if name not in fixed})
+        batch.tape = self.tape(forward, loss)
+        return batch
+
+    def _node(self, node: RawNode, fixed: dict[str, Any]) -> Node:
+        def named(path: Any, slot: Result | Given | Loose) -> Any:
+            if isinstance(slot, Loose):
+                return Held(self.tensors[id(slot.tensor)])
+            return fixed.get(slot.name, slot) if isinstance(slot, Given) else slot
+
+        args, kwargs = changed((node.args, node.kwargs), named, kind=Result | Given | Loose)
+        call = self.modules[id(node.call.module)] if isinstance(node.call, Part) else node.call
+        return Node(call=call, args=args, kwargs=kwargs, around=node.around, edits=node.edits)
+
+
+def validations(events: Sequence[Event], training: Forward) -> list[Forward]:
+    """The losses of the script's validation: of the same kind, computed the same way, from another data set.
+
+    What a script computes on its training data, or fetches without a data loader, is none: nobody can tell it apart.
+    """
+    found: list[tuple[int, Forward]] = []
+    trained_on: set[int] = set()
+    data = 0
+    for event in events:
+        if isinstance(event, Pass):
+            data = event.data
+        elif isinstance(event, Backward):
+            trained_on.add(data)
+        elif isinstance(event, Reading) and data and alike(event.forward, training):
+            found.append((data, event.forward))
+    return [forward for source, forward in found if source not in trained_on]
+
+
+def alike(one: Forward, other: Forward) -> bool:
+    """Whether two losses call the same modules, and come out of the same call in the end."""
+    ends = [forward.nodes[forward.undivided.node].call for forward in (one, other)]
+    return kind_of(one) == kind_of(other) and ends[0] == ends[1]
 
 
 def why_nothing(recording: Recording) -> str:
@@ -167,36 +238,11 @@ def is_table(tensor: Shaped[Tensor, "..."]) -> bool:
     return not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
-def played_of(
-    event: Backward, backwards: int, names: dict[int, str], modules: dict[int, str], constant: set[int]
-) -> Played:
+def played_of(forward: Forward, value: float, backwards: int, names: Names) -> Played:
     """A backward pass by names; the loss as reported is not divided by the number of passes that make one step."""
-    forward = event.forward
-    assert forward is not None
-    fixed: dict[str, Any] = {}
-    for name, source in forward.sources.items():
-        if source in names:
-            fixed[name] = Held(names[source])
-        elif source in constant:
-            fixed[name] = forward.batch[name]
-    nodes = tuple(named_node(node, names, modules, fixed) for node in forward.nodes)
     divided = backwards > 1 and abs(forward.divisor - backwards) < 1e-6
-    batch = RecordedBatch({name: tensor for name, tensor in forward.batch.items() if name not in fixed})
-    batch.tape = Tape(nodes=nodes, loss=forward.undivided if divided else forward.loss)
-    return Played(batch=batch, tape=Tape(nodes=nodes, loss=forward.loss), forward=forward, value=float(event.value))
-
-
-def named_node(node: RawNode, names: dict[int, str], modules: dict[int, str], fixed: dict[str, Any]) -> Node:
-    """A node whose modules and numbers are names."""
-
-    def named(path: Any, slot: Result | Given | Loose) -> Any:
-        if isinstance(slot, Loose):
-            return Held(names[id(slot.tensor)])
-        return fixed.get(slot.name, slot) if isinstance(slot, Given) else slot
-
-    args, kwargs = changed((node.args, node.kwargs), named, kind=Result | Given | Loose)
-    call = modules[id(node.call.module)] if isinstance(node.call, Part) else node.call
-    return Node(call=call, args=args, kwargs=kwargs, around=node.around, edits=node.edits)
+    batch = names.batch(forward, forward.undivided if divided else forward.loss)
+    return Played(batch=batch, tape=names.tape(forward, forward.loss), forward=forward, value=value)
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ node, a tensor of the batch, or a number that the model holds. Everything else i
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -107,22 +108,64 @@ class Tape:
         before_part: Callable[[int], None] = lambda index: None,
     ) -> list[Any]:
         """What every node gives; see `play`."""
-        own = {name: tensor.clone() for name, tensor in batch.items()} if self._edits else batch
-        results: list[Any] = []
+        own = {name: tensor.clone() for name, tensor in batch.items()} if self._edits else dict(batch)
+        if not isinstance(model, Parts):
+            return self.run(model, own, {}, range(len(self.nodes)), before_part)
+        inside: dict[int, Any] = {}
+        last = max(index for index, node in enumerate(self.nodes) if isinstance(node.call, str))
+        inside[last] = model(tape=self, upto=last, given=inside, before_part=before_part, **own)
+        kept = {index: inside[index] for index in self.behind_parts if index in inside}
+        return self.run(model, own, kept, range(len(self.nodes)), before_part)
+
+    def run(
+        self,
+        model: nn.Module,
+        own: Mapping[str, Shaped[Tensor, "..."]],
+        known: Mapping[int, Any],
+        indices: Iterable[int],
+        before_part: Callable[[int], None],
+    ) -> list[Any]:
+        """The results of these nodes in order, those that are known taken as they are; None for all others."""
+        results: list[Any] = [None] * len(self.nodes)
 
         def value(path: Path, slot: Slot) -> Any:
             if isinstance(slot, Given):
                 return own[slot.name]
             return held(model, slot.name) if isinstance(slot, Held) else at(results[slot.node], slot.path)
 
-        for index, node in enumerate(self.nodes):
+        for index in indices:
+            node = self.nodes[index]
+            if index in known:
+                results[index] = known[index]
+                continue
             args, kwargs = changed((node.args, dict(node.kwargs)), value, kind=Slot)
             if isinstance(node.call, str):
                 before_part(index)
             with self._around(node):
                 result = called(model, node, args, kwargs)
-            results.append(args[0] if node.edits else result)
+            results[index] = args[0] if node.edits else result
         return results
+
+    @cached_property
+    def behind_parts(self) -> frozenset[int]:
+        """The nodes that depend on what the model holds."""
+        found: set[int] = set()
+        for index, node in enumerate(self.nodes):
+            slots = slots_in(node)
+            if isinstance(node.call, str) or any(
+                isinstance(s, Held) or getattr(s, "node", None) in found for s in slots
+            ):
+                found.add(index)
+        return frozenset(found)
+
+    def before(self, last: int) -> list[int]:
+        """The nodes that a node needs, itself included, in order."""
+        needed = {last}
+        for index in range(last, -1, -1):
+            edits = self.nodes[index].edits and any(s.node in needed for s in results_in(self.nodes[index]))
+            if index in needed or edits:
+                needed |= {index, *(slot.node for slot in results_in(self.nodes[index]))}
+        return sorted(needed)
 
     @property
     def _edits(self) -> bool:
@@ -135,6 +178,18 @@ class Tape:
     def parts(self) -> tuple[str, ...]:
         """The parts of the model that are called, in order."""
         return tuple(node.call for node in self.nodes if isinstance(node.call, str))
+
+
+def slots_in(node: Node) -> list[Slot]:
+    """Everything that a node is given by its name."""
+    found: list[Slot] = []
+    changed((node.args, dict(node.kwargs)), lambda path, slot: found.append(slot) or slot, kind=Slot)  # type: ignore[func-returns-value]
+    return found
+
+
+def results_in(node: Node) -> list[Result]:
+    """The results that a node is given."""
+    return [slot for slot in slots_in(node) if isinstance(slot, Result)]
 
 
 def called(model: nn.Module, node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -185,6 +240,11 @@ class Parts(nn.Module):
         for index, tensor in enumerate(loose):
             setattr(self, f"tensor_{index}", tensor)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Nothing: the script calls its modules one by one, and so does its tape."""
-        raise NotImplementedError("the script calls these modules one by one; play its tape")
+    def forward(
+        self, *, tape: Tape, upto: int, given: dict[int, Any], before_part: Callable[[int], None], **batch: Any
+    ) -> Any:
+        """What the last module gives, and into ``given`` what every call up to it gave: one call, as of one model."""
+        needed = tape.before(upto)
+        results = tape.run(self, batch, {}, needed, before_part)
+        given.update({index: results[index] for index in needed})
+        return results[upto]
