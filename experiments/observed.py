@@ -91,6 +91,15 @@ def last_words(tell: "Teller") -> Iterator[None]:
     leave(0)
 
 
+@contextmanager
+def error_of(recording: "Recording") -> Iterator[None]:
+    """Who is told that a script cannot be diagnosed is told what it raised: mostly that is why."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error}; it raised {recording.said}" if recording.said else str(error)) from error
+
+
 class Teller:
     """Messages to the parent, a line each."""
 
@@ -120,9 +129,10 @@ def diagnosis(order: Order, tell: Teller) -> None:
     files = ExitStack()
 
     def explain(recording: "Recording") -> None:
-        with last_words(tell):
+        with last_words(tell), error_of(recording):
             files.close()
-            tell(observed=recording.steps, ending=recording.ending, said=recording.said)
+            if recording.events:
+                tell(observed=recording.steps, ending=recording.ending, said=recording.said)
             silence(order.work / "examination.log")
             explained(order, recording, tell)
 

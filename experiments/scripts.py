@@ -52,10 +52,8 @@ def diagnosed(order: Order, *, say: Say, stages: Callable[[], Any], quiet: bool 
     if refused:
         raise ValueError(refused)
     if process.returncode:
-        raise ValueError(
-            f"{Path(order.script).name} ended its process (exit code {process.returncode}) before it could be examined"
-            f"{last_words(order.work)}"
-        )
+        name, end = Path(order.script).name, end_of(process.returncode)
+        raise ValueError(f"{name} {end} before it could be examined{last_words(order.work)}")
     return read_diagnosis(order.work / FOUND)
 
 
@@ -146,6 +144,17 @@ def interrupts_left_to(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def end_of(code: int) -> str:
+    """How a process ended, in words.
+
+    >>> end_of(-9)
+    'was killed by SIGKILL'
+    """
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended its process (exit code {code})"
 
 
 def last_words(folder: Path) -> str:

@@ -131,6 +131,8 @@ def diagnose_script(
     typer.echo(
         f"watching   {script.name}, up to {how.steps} optimizer steps or {how.seconds:g} s; Ctrl-C ends it early"
     )
+    if how.scratch:
+        typer.echo(f"files     it runs in a copy of this folder and writes there: {order.place}")
     tell(diagnosed(order, say=typer.echo, stages=stages, quiet=how.quiet), config, folder)
 
 

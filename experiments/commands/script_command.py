@@ -38,6 +38,8 @@ def position_of_script(args: Sequence[str], valued: Collection[str]) -> int:
 def script_at(target: str) -> Path:
     """The script; raises ValueError where there is none."""
     script = Path(target).resolve()
+    if script.is_dir():
+        raise ValueError(f"{target} is a folder; give the path of a training script in it")
     if not script.is_file():
         raise ValueError(f"{target} does not exist; give the path of a training script, or FILE.py:FUNCTION")
     return script

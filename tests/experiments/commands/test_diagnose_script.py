@@ -1,0 +1,303 @@
+"""`unplateau diagnose train.py`: whatever people's scripts do, it ends well, says so, and leaves their files alone."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import scripts
+from tests.experiments import watching
+from tests.experiments.commands.conftest import Run
+
+pytestmark = pytest.mark.timeout(120)
+
+ROOT = Path(__file__).parents[3]
+MODEL = """
+import os, sys
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Embedding(11, 7), nn.Linear(7, 11))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+def step():
+    tokens = torch.randint(11, (3, 6))
+    loss = nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+"""
+FIVE = MODEL + "\nfor _ in range(5):\n    step()\n"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How the command ended, and the folders of the script and of the results."""
+
+    code: int
+    out: str
+    err: str
+    place: Path
+    results: Path
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What was seen of the script: steps, ending, said, losses."""
+        return json.loads((self.results / "script" / watching.SEEN).read_text())
+
+    @property
+    def files(self) -> set[str]:
+        """Everything below the script's folder but what Python itself keeps there."""
+        below = (path.relative_to(self.place).as_posix() for path in self.place.rglob("*"))
+        return {path for path in below if "__pycache__" not in path}
+
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which the command is started; packages are found by name in whatever it starts."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return folder
+
+
+@pytest.fixture
+def watch(run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """A script's text, its arguments -> how `unplateau diagnose train.py ARGUMENTS` ended, without an examination."""
+    monkeypatch.setattr(scripts, "command", watching.command)
+
+    def watched(
+        text: str | bytes | None, *arguments: str, options: tuple[str, ...] = (), at: str = "train.py"
+    ) -> Watched:
+        script, results = place / at, tmp_path / "results"
+        if text is not None:
+            script.parent.mkdir(parents=True, exist_ok=True)
+            script.write_bytes(text if isinstance(text, bytes) else text.encode())
+        ended = run("diagnose", "--wandb", "disabled", "--out", results, *options, at, *arguments)
+        return Watched(ended.code, ended.out, ended.err, place, results)
+
+    return watched
+
+
+def refused(ended: Watched, message: str) -> bool:
+    """Exit code 2, and one line that says why on the error stream."""
+    assert ended.code == 2, ended
+    assert ended.err.splitlines()[-1].startswith("unplateau: "), ended.err
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+    assert "now examining" not in ended.out
+    return True
+
+
+class TestTheScriptsOwnWorld:
+    """It finds what it finds when it is started by itself."""
+
+    def test_it_is_main_with_its_own_arguments_folder_and_neighbours(self, watch: Watch, place: Path) -> None:
+        (place / "data.txt").write_text("seven")
+        (place / "neighbour.py").write_text("VALUE = 11\n")
+        text = "import neighbour\nprint(__name__, sys.argv, os.getcwd(), open('data.txt').read(), neighbour.VALUE)\n"
+        ended = watch(FIVE + text, "--seeds", "9", "--out", "mine", "--", "-q", "--wandb", "x.py")
+        assert ended.code == 0, ended
+        arguments = [str(place / "train.py"), "--seeds", "9", "--out", "mine", "--", "-q", "--wandb", "x.py"]
+        assert f"__main__ {arguments} {place} seven 11\n" in ended.out
+        assert ended.seen["steps"] == 5
+        assert not (place / "mine").exists()
+
+    def test_what_it_prints_passes_unchanged(self, watch: Watch) -> None:
+        told = "sys.stdout.buffer.write(b'\\r\\x1b[31m80%\\x00|'); sys.stdout.flush(); print('to err', file=sys.stderr)"
+        ended = watch(FIVE + told)
+        assert ended.code == 0, ended
+        assert "\r\x1b[31m80%\x00|" in ended.out
+        assert "to err\n" in ended.err
+
+    def test_quiet_writes_its_output_to_a_file(self, watch: Watch) -> None:
+        ended = watch(FIVE + "print('so many lines')", options=("--quiet",))
+        assert ended.code == 0, ended
+        assert "so many lines" not in ended.out
+        assert (ended.results / "script" / "output.txt").read_text() == "so many lines\n"
+
+    def test_modules_beside_it_may_have_the_names_of_ours(self, watch: Watch, place: Path) -> None:
+        for beside in ("transformer.py", "experiments.py", "diagnostics/__init__.py", "bpe/__init__.py"):
+            (place / beside).parent.mkdir(exist_ok=True)
+            (place / beside).write_text("MINE = 13\n")
+        early = "import experiments, diagnostics\nprint('early', experiments.MINE, diagnostics.MINE)\n"
+        late = "import transformer, bpe\nprint('late', transformer.MINE, bpe.MINE)\n"
+        ended = watch(early + FIVE + late)
+        assert ended.code == 0, ended
+        assert "early 13 13\nlate 13 13\n" in ended.out
+
+    def test_it_may_be_named_by_a_path_from_another_folder(self, watch: Watch, place: Path) -> None:
+        (place / "code").mkdir()
+        (place / "code" / "neighbour.py").write_text("VALUE = 11\n")
+        ended = watch(FIVE + "import neighbour; print(os.getcwd(), neighbour.VALUE)", at="code/train.py")
+        assert ended.code == 0, ended
+        assert f"{place} 11\n" in ended.out
+
+    def test_a_link_is_the_script_that_it_leads_to(self, watch: Watch, place: Path) -> None:
+        (place / "real").mkdir()
+        (place / "real" / "neighbour.py").write_text("VALUE = 11\n")
+        (place / "real" / "original.py").write_text(FIVE + "import neighbour; print(neighbour.VALUE)")
+        (place / "train.py").symlink_to("real/original.py")
+        ended = watch(None)
+        assert ended.code == 0, ended
+        assert "11\n" in ended.out
+
+    def test_it_may_go_to_another_folder(self, watch: Watch, place: Path) -> None:
+        ended = watch(FIVE + "os.makedirs('deep'); os.chdir('deep'); open('note.txt', 'w').write('x')")
+        assert ended.code == 0, ended
+        assert ended.files == {"train.py"}
+
+    @pytest.mark.parametrize(
+        "habits",
+        [
+            "import gc, logging, sys, torch\ntorch.set_default_dtype(torch.float64); torch.set_default_device('cpu')\n"
+            "logging.basicConfig(level=0, force=True); sys.excepthook = None; sys.setrecursionlimit(300); gc.disable()",
+            "import torch, warnings\nwarnings.simplefilter('error'); torch.multiprocessing.set_start_method('spawn')\n"
+            "torch.use_deterministic_algorithms(True); torch.autograd.set_detect_anomaly(True, check_nan=False)",
+            "import io, os, sys\nos.close(0); os.environ.clear(); sys.stdout = sys.stderr = io.StringIO()",
+        ],
+        ids=["torch-and-logging", "warnings-are-errors", "streams-and-environment"],
+    )
+    def test_its_settings_are_its_own(self, watch: Watch, habits: str) -> None:
+        ended = watch(habits + FIVE)
+        assert ended.code == 0, ended
+        assert ended.seen["steps"] == 5
+
+
+class TestHowItEnds:
+    """Every end of a script that trained gives a report; every other one a line."""
+
+    @pytest.mark.parametrize(
+        ("end", "ending"),
+        [
+            ("sys.exit()", "ended"),
+            ("sys.exit(0)", "ended"),
+            ("sys.exit(3)", "raised"),
+            ("raise KeyError('lost')", "raised"),
+            ("raise KeyboardInterrupt", "interrupted"),
+            ("raise SystemExit('done')", "raised"),
+            ("while True: step()", "enough"),
+            ("from threading import Thread; Thread(target=lambda: __import__('time').sleep(3600)).start()", "ended"),
+            ("import atexit; atexit.register(lambda: os._exit(9))", "ended"),
+        ],
+    )
+    def test_it_is_reported_however_it_ends(self, watch: Watch, end: str, ending: str) -> None:
+        ended = watch(FIVE + end, options=("--steps", "13"))
+        assert ended.code == 0, ended
+        assert ended.seen["ending"] == ending
+        assert "now examining" in ended.out
+        assert (ended.results / "report.html").exists()
+
+    def test_an_error_in_step_three_is_told_with_its_place(self, watch: Watch) -> None:
+        ended = watch(MODEL + "for i in range(9):\n    step()\n    if i == 2: raise RuntimeError('shape [3, 5]')\n")
+        assert ended.code == 0, ended
+        assert "watched 3 optimizer steps, until it raised RuntimeError: shape [3, 5] (train.py, line" in ended.out
+
+    def test_one_that_catches_everything_ends_all_the_same(self, watch: Watch) -> None:
+        loop = "while True:\n    try:\n        step()\n    except BaseException:\n        pass\n"
+        ended = watch(MODEL + loop, options=("--steps", "7"))
+        assert ended.code == 0, ended
+        assert ended.seen["steps"] >= 7
+
+    def test_one_that_leaves_by_the_back_door_is_a_line(self, watch: Watch) -> None:
+        ended = watch(FIVE + "os._exit(5)")
+        assert refused(ended, "train.py ended its process (exit code 5) before it could be examined")
+
+    def test_one_that_is_killed_is_a_line(self, watch: Watch) -> None:
+        ended = watch(FIVE + "os.kill(os.getpid(), 9)")
+        assert refused(ended, "train.py was killed by SIGKILL before it could be examined")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("print('hello')", "train.py"),
+            ("", "train.py"),
+            ("import torch\nloss = torch.ones(1)\n", "train.py"),
+            ("raise ValueError('no data')", "ValueError: no data (train.py, line 1)"),
+            ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+            ("for in range(3):\n", "is no Python: invalid syntax (line 1)"),
+            (b"# caf\xe9\nprint('\xe9')\n", "is no Python"),
+            (b"a = 1\0\n", "is no Python"),
+            ("name = input('who? ')", "EOFError"),
+            ("import sys; sys.exit('usage: train.py DATA')", "usage: train.py DATA"),
+            ("import argparse; p = argparse.ArgumentParser(); p.add_argument('data'); p.parse_args()", "train.py"),
+            ("import sys; sys.exit(3)", "SystemExit: 3"),
+            ("import os; os._exit(3)", "exit code 3"),
+        ],
+    )
+    def test_one_that_never_trains_is_a_line(self, watch: Watch, text: str, message: str) -> None:
+        assert refused(watch(text), message)
+
+    def test_one_that_is_not_there_is_a_line(self, watch: Watch) -> None:
+        assert refused(watch(None), "train.py does not exist; give the path of a training script")
+
+    def test_a_folder_is_no_script(self, watch: Watch, place: Path) -> None:
+        (place / "train.py").mkdir()
+        assert refused(watch(None), "train.py is a folder")
+
+    def test_one_that_may_not_be_read_is_a_line(self, watch: Watch, place: Path) -> None:
+        if os.geteuid() == 0:
+            pytest.skip("root may read everything")
+        (place / "train.py").write_text(FIVE)
+        (place / "train.py").chmod(0)
+        assert refused(watch(None), "cannot be read: Permission denied")
+
+
+class TestItsFiles:
+    """What a script writes is set aside and said, what it wrote over is back."""
+
+    def test_a_checkpoint_lands_beside_the_users_own(self, watch: Watch, place: Path) -> None:
+        (place / "best.pt").write_bytes(b"three weeks of training")
+        writes = "torch.save(model.state_dict(), 'best.pt'); os.remove('log.txt')\nopen('new.txt', 'w').write('x')"
+        (place / "log.txt").write_text("mine")
+        ended = watch(FIVE + writes)
+        assert ended.code == 0, ended
+        assert ended.files == {"train.py", "best.pt", "log.txt"}
+        assert ((place / "best.pt").read_bytes(), (place / "log.txt").read_text()) == (
+            b"three weeks of training",
+            "mine",
+        )
+        written = ended.results / "script" / "written"
+        assert (written / "best.pt").stat().st_size > 100
+        assert (written / "new.txt").read_text() == "x"
+        assert f"they lie in {written}, yours are as before" in ended.out
+
+    @pytest.mark.parametrize("end", ["os._exit(5)", "os.kill(os.getpid(), 9)", "raise RuntimeError"])
+    def test_they_are_back_however_it_ends(self, watch: Watch, place: Path, end: str) -> None:
+        (place / "best.pt").write_bytes(b"three weeks of training")
+        watch(FIVE + "torch.save(model.state_dict(), 'best.pt')\n" + end)
+        assert (place / "best.pt").read_bytes() == b"three weeks of training"
+
+    def test_scratch_runs_in_a_copy(self, watch: Watch, place: Path) -> None:
+        (place / "data.txt").write_text("seven")
+        writes = "print(open('data.txt').read()); open('data.txt', 'w').write('gone'); open('new.txt', 'w').write('x')"
+        ended = watch(FIVE + writes, options=("--scratch",))
+        assert ended.code == 0, ended
+        assert "seven" in ended.out
+        assert (place / "data.txt").read_text() == "seven"
+        assert ended.files == {"train.py", "data.txt"}
+        assert f"it runs in a copy of this folder and writes there: {ended.results / 'scratch'}" in ended.out
+        assert (ended.results / "scratch" / "new.txt").read_text() == "x"
+
+    def test_a_folder_that_cannot_be_written_needs_another_for_the_results(self, watch: Watch, place: Path) -> None:
+        (place / "train.py").write_text(FIVE)
+        place.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        try:
+            ended = watch(None)
+        finally:
+            place.chmod(stat.S_IRWXU)
+        assert ended.code == 0, ended
+
+    def test_results_that_cannot_be_written_are_a_line(self, watch: Watch, tmp_path: Path) -> None:
+        (tmp_path / "results").write_text("a file")
+        assert refused(watch(FIVE), "results/script: Not a directory")
