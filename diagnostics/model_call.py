@@ -17,6 +17,8 @@ from diagnostics.bench import random_tokens
 from diagnostics.subject import Batch, TokenView
 from diagnostics.watch import ForwardWatch
 
+SINGLE = 1e-3  # relative; rounding alone makes 1e-5 of it, a mask that is not read makes 0.1 and more
+
 Edit = Callable[[str, Tensor], Tensor]
 """Name and value of a tensor argument -> the value that the model gets instead."""
 
@@ -156,19 +158,42 @@ def random_batch(view: TokenView, model: nn.Module, batch: Batch, rows: int, see
 
 
 def in_double(model: nn.Module, works: Callable[[nn.Module], object]) -> nn.Module:
-    """The model in eval mode and double precision, or as it is (in eval mode) if ``works`` raises on the double one.
+    """The model in eval mode and double precision, or as it is (in eval mode) where that does not work.
+
+    It does not where ``works`` raises on the double one, or gives something else than before by more than single
+    precision explains: a mask that a stranger's forward makes in single precision is read as garbage by some of torch's
+    kernels when the scores are double.
 
     Changes its argument: for the bench's private copies.
     """
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    model.eval().double()
+    model.eval()
+    before: list[Tensor] = []
+    with suppress(Exception):  # what does not come out in single precision may in double
+        before += floats_in(works(model)) if torch.float32 in dtypes.values() else ()
+    model.double()
     try:
-        works(model)
+        after = list(floats_in(works(model)))
+        if before and not all(map(same_to_single, before, after)):
+            raise ValueError("the double model computes something else")
     except Exception:  # a stranger's forward may make single-precision tensors that refuse to meet double ones
         model.float()
         if torch.bfloat16 in dtypes.values() or torch.float16 in dtypes.values():
             model.to(next(d for d in dtypes.values() if d in (torch.bfloat16, torch.float16)))
     return model
+
+
+def floats_in(value: Any) -> Iterator[Float[Tensor, "..."]]:
+    """The floating-point tensors in what a call gives."""
+    return (tensor.detach().clone() for tensor in tensors_in(value) if tensor.is_floating_point())
+
+
+def same_to_single(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> bool:
+    """Whether two results are the same to what single precision makes of sums over some thousand terms."""
+    if one.shape != other.shape:
+        return False
+    scale = float(one.double().abs().amax()) if one.numel() else 0.0
+    return torch.allclose(one.double(), other.double(), rtol=SINGLE, atol=SINGLE * max(scale, 1e-12), equal_nan=True)
 
 
 def rounding(scores: Float[Tensor, "..."]) -> float:
