@@ -10,17 +10,8 @@ from torch import Tensor, nn
 
 from diagnostics.adapt import check_scope, default_build, token_view_or_reason
 from diagnostics.bench import private_randomness
-from diagnostics.capture.optimization import (
-    USUAL,
-    clip_norm_of,
-    factories_of,
-    order_of,
-    schedule_seen,
-    step_in,
-    together,
-)
+from diagnostics.capture.optimization import USUAL, factories_of, loop_of, schedule_seen, together
 from diagnostics.capture.passes import data_of
-from diagnostics.capture.recorder import Part
 from diagnostics.capture.recording import Recording
 from diagnostics.capture.replay import Reproduction, as_seen, in_usual_order, reproduced
 from diagnostics.capture.replica import Replica, is_table, named_tensors, replica_of
@@ -60,14 +51,16 @@ def captured(recording: Recording, starts: Mapping[int, Mapping[str, Tensor]] = 
     factories = factories_of(recording, replica.model)
     seen = reproduced(replica, factories, as_seen)
     usual = seen if seen.exact else reproduced(replica, factories, in_usual_order)
-    order = order_of(replica.windows) if not usual.exact or usual is seen else USUAL[0]
     best = usual if usual.exact else seen
     lacks: dict[str, str] = {}
     axis, view = axis_and_view(replica, lacks)
-    training = is_trained_in_training_mode(replica)
-    clips = replica.windows[-1].clips
+    loop = loop_of(
+        replica.windows,
+        order=USUAL[0] if usual.exact and usual is not seen else None,
+        normalised=replica.is_normalised,
+        training=replica.is_trained_in_training_mode,
+    )
     data = data_of(recording.events, {event: each.batch for event, each in replica.played.items()})
-    odd = order not in USUAL or not training
     subject = Subject(
         model=replica.model,
         loss=lambda model, batch: batch.tape.play(model, batch),
@@ -75,8 +68,8 @@ def captured(recording: Recording, starts: Mapping[int, Mapping[str, Tensor]] = 
         optimizer=together(factories),
         build=started(replica.start, starts, lacks),
         schedule=schedule_seen(recording),
-        clip_norm=None if odd else clip_norm_of(replica.windows),
-        step=step_in(order, clips, training=training) if odd else None,
+        clip_norm=loop.clip_norm if loop.is_usual else None,
+        step=None if loop.is_usual else loop.step,
         whole_data=data.whole,
         heldout=(lambda seed: iter(replica.heldout)) if replica.heldout else None,
         history=history_of(recording),
@@ -127,14 +120,6 @@ def history_of(recording: Recording) -> LossHistory:
     if len(early) >= HELD and len(early) == len(held[:-LATE]):
         return LossHistory(losses=tuple(v if t is None else t for v, t in zip(values, held, strict=True)))
     return LossHistory(losses=tuple(values))
-
-
-def is_trained_in_training_mode(replica: Replica) -> bool:
-    """Whether most of the training passes call the model in training mode."""
-    modes = [
-        node.training for each in replica.played.values() for node in each.forward.nodes if isinstance(node.call, Part)
-    ]
-    return sum(modes) * 2 >= len(modes)
 
 
 def axis_and_view(replica: Replica, lacks: dict[str, str]) -> tuple[int, TokenView | None]:

@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import DataLoader
 
 from diagnostics.capture.recorder import Forward, Recorder, UnplayableError
-from diagnostics.capture.recording import Backward, Clip, Pass, Reading, Recording, Update, ZeroGrad
+from diagnostics.capture.recording import Backward, Clip, Pass, Reading, Recording, Unscale, Update, ZeroGrad
 from diagnostics.copies import held_tensors
 
 FINE_STEPS = 10  # whose random states are kept, so that they can be played again to the last digit
@@ -52,6 +52,7 @@ class Observer:
         self.readings = 0
         self.bytes = 0
         self.loaders: dict[int, Any] = {}
+        self.scales: dict[int, float] = {}  # of scaled losses since the last step
         self.began: float | None = None
         self._thread = threading.get_ident()
         self._stack = ExitStack()
@@ -69,6 +70,7 @@ class Observer:
         enter(replaced(Optimizer, "zero_grad", self._zero_grad))
         enter(replaced(nn.Module, "zero_grad", self._zero_grad))
         enter(replaced(torch.amp.GradScaler, "scale", self._scale))
+        enter(replaced(torch.amp.GradScaler, "unscale_", self._unscale))
         enter(replaced(LRScheduler, "__init__", self._scheduler))
         enter(replaced(DataLoader, "__iter__", self._pass_begins))
         self._stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
@@ -170,8 +172,15 @@ class Observer:
                 reason = str(error)
         self.bytes += 0 if forward is None else size(forward)
         value = roots[0].detach() if forward is None else forward.value
-        event = Backward(value=value.clone(), forward=forward, alive=weakref.ref(roots[0]), reason=reason)
-        self.recording.events.append(event)
+        self.recording.events.append(
+            Backward(
+                value=value.clone(),
+                forward=forward,
+                alive=weakref.ref(roots[0]),
+                reason=reason,
+                scale=self.scales.get(id(roots[0]), 1.0),
+            )
+        )
 
     def _note_reading(self, tensor: Tensor) -> None:
         """A number read outside of training, while few of them were."""
@@ -216,9 +225,21 @@ class Observer:
                 scaled = original(scaler, outputs)
             if isinstance(outputs, Tensor) and scaled is not outputs:
                 self.recorder.alias(scaled, outputs)
+                self.scales[id(scaled)] = float(scaler.get_scale())
             return scaled
 
         return scale
+
+    @no_type_check
+    def _unscale(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def unscale(scaler, optimizer):
+            if scaler.is_enabled():
+                self.recording.events.append(Unscale(optimizer=self._number(optimizer)))
+            with self.recorder.paused():
+                return original(scaler, optimizer)
+
+        return unscale
 
     @no_type_check
     def _scheduler(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -277,6 +298,7 @@ class Observer:
         number = self._number(optimizer)
         self.recording.events.append(Update(optimizer=number, settings=settings))
         self.recorder.forget()
+        self.scales.clear()
         self.steps += number == 0
         self.recorder.fine = self.steps < FINE_STEPS
         self.after_step(self.steps)

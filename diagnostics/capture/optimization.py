@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -12,13 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.capture.recording import Backward, Clip, Recording, Update, Window, ZeroGrad
+from diagnostics.capture.recording import Backward, Clip, Recording, Unscale, Update, Window, ZeroGrad
 from diagnostics.capture.tape import RecordedBatch
 from diagnostics.optimizers import same_optimizer, schedule_of
 
 SAME_RATE = 1e-6  # relative: rates that a scheduler gives and that were seen
 Letters = str
-"""Events of a step in order: Z drops gradients, B is backward, C clips, V clips one by one, U updates."""
+"""Events of a step in order: Z drops gradients, B is backward, S takes a loss scale off, C clips, V clips one by one,
+U updates."""
 USUAL = ("ZBU", "ZBCU")
 
 
@@ -112,6 +114,76 @@ def scheduler_that_gives(recording: Recording, factors: Sequence[float]) -> Call
     return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How one step of the script's loop goes.
+
+    Args:
+        order: its events as letters, see `letters`; a scale that is taken off right after backward is none.
+        passes: backward passes per step that nothing divides by their number; 1 where they are normalised.
+        scale: what the loss is multiplied by where that reaches something else than its removal.
+        clips: of gradients.
+        training: whether the model is in training mode.
+    """
+
+    order: Letters
+    passes: int
+    scale: float
+    clips: tuple[Clip, ...]
+    training: bool
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether this is what everybody does: zero_grad, backward, perhaps clipping, step."""
+        return self.order in USUAL and self.passes == 1 and self.scale == 1.0 and self.training
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The norm that gradients are clipped to between backward and update; None where they are not."""
+        limits = {each.limit for each in self.clips if each.kind == "norm" and math.isfinite(each.limit)}
+        return limits.pop() if len(limits) == 1 and "BC" in self.order else None
+
+    def step(self, model: nn.Module, optimizer: Optimizer, batch: RecordedBatch) -> Float[Tensor, ""]:
+        """One step in this order: see `diagnostics.Subject.step`."""
+        model.train(self.training)
+        loss: Tensor | None = None
+        for letter in self.order:
+            if letter == "B":
+                for _ in range(self.passes):
+                    loss = batch.tape.play(model, batch)
+                    (loss if self.scale == 1.0 else loss * self.scale).backward()
+            else:
+                self._do(letter, model, optimizer)
+        assert loss is not None
+        return loss
+
+    def _do(self, letter: str, model: nn.Module, optimizer: Optimizer) -> None:
+        if letter == "Z":
+            optimizer.zero_grad(set_to_none=True)
+        elif letter == "S":
+            unscale(optimizer, self.scale)
+        elif letter == "U":
+            optimizer.step()
+        else:
+            for each in self.clips:
+                clip(model, each)
+
+
+def loop_of(windows: Sequence[Window], *, order: Letters | None, normalised: bool, training: bool) -> Loop:
+    """The loop of a script, by its second step, as the first may have nothing to drop yet.
+
+    Args:
+        order: None: as seen.
+        normalised: whether something divides a loss by the number of backward passes.
+    """
+    window = windows[min(1, len(windows) - 1)]
+    seen, scale = order or letters(window), window.scale
+    if scale == 1.0 or seen.count("S") == 1 == seen.count("BS"):
+        seen, scale = seen.replace("S", ""), 1.0
+    passes = 1 if normalised else len(window.backwards)
+    return Loop(order=seen, passes=passes, scale=scale, clips=window.clips, training=training)
+
+
 def letters(window: Window) -> Letters:
     """The order of a step, several passes or optimizers in a row as one; clipping at infinity only measures.
 
@@ -131,48 +203,21 @@ def letter_of(event: Any) -> str:
     """One event as a letter; none for what changes nothing."""
     if isinstance(event, Clip):
         return ("" if math.isinf(event.limit) else "C") if event.kind == "norm" else "V"
-    return {ZeroGrad: "Z", Backward: "B", Update: "U"}.get(type(event), "")
+    return {ZeroGrad: "Z", Backward: "B", Unscale: "S", Update: "U"}.get(type(event), "")
 
 
-def clip_norm_of(windows: Sequence[Window]) -> float | None:
-    """The norm that gradients are clipped to between backward and update; None where they are not."""
-    limits = {clip.limit for window in windows for clip in window.clips if clip.kind == "norm"}
-    return limits.pop() if len(limits) == 1 and all("BCU" in letters(window) for window in windows[:1]) else None
-
-
-def order_of(windows: Sequence[Window]) -> Letters:
-    """The order of an ordinary step: the second one, as the first may have nothing to drop yet."""
-    return letters(windows[min(1, len(windows) - 1)])
-
-
-def step_in(
-    order: Letters, clips: Sequence[Clip], *, training: bool
-) -> Callable[[nn.Module, Optimizer, RecordedBatch], Float[Tensor, ""]]:
-    """(model, optimizer, batch) -> loss: one step in this order."""
-
-    def step(model: nn.Module, optimizer: Optimizer, batch: RecordedBatch) -> Float[Tensor, ""]:
-        model.train(training)
-        loss: Tensor | None = None
-        for letter in order:
-            if letter == "Z":
-                optimizer.zero_grad(set_to_none=True)
-            elif letter == "B":
-                loss = batch.tape.play(model, batch)
-                loss.backward()
-            elif letter == "U":
-                optimizer.step()
-            else:
-                clip_as(model, clips)
-        assert loss is not None
-        return loss
-
-    return step
-
-
-def clip_as(model: nn.Module, clips: Sequence[Clip]) -> None:
+def clip(model: nn.Module, how: Clip) -> None:
     """Clip a model's gradients as the script does."""
-    for each in clips:
-        if each.kind == "value":
-            nn.utils.clip_grad_value_(model.parameters(), each.limit)
-        elif math.isfinite(each.limit):
-            nn.utils.clip_grad_norm_(model.parameters(), each.limit)
+    if how.kind == "value":
+        nn.utils.clip_grad_value_(model.parameters(), how.limit)
+    elif math.isfinite(how.limit):
+        nn.utils.clip_grad_norm_(model.parameters(), how.limit)
+
+
+@torch.no_grad()
+def unscale(optimizer: Optimizer, scale: float) -> None:
+    """Divide the gradients of an optimizer's parameters."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)

@@ -27,12 +27,21 @@ class Backward:
         value: the loss, as a tensor without its graph.
         alive: the script's own tensor, as long as the script keeps it.
         reason: why there is no ``forward``.
+        scale: what a gradient scaler multiplied the loss by; ``forward`` and ``value`` are those before it did.
     """
 
     value: Tensor
     forward: Forward | None
     alive: "weakref.ref[Tensor]"
     reason: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unscale:
+    """A gradient scaler took its scale off the gradients of an optimizer."""
+
+    optimizer: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +81,7 @@ class Reading:
     forward: Forward
 
 
-Event = ZeroGrad | Backward | Clip | Update | Pass | Reading
+Event = ZeroGrad | Backward | Unscale | Clip | Update | Pass | Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,11 @@ class Window:
     def updates(self) -> tuple[Update, ...]:
         """Every optimizer step."""
         return tuple(each for each in self.events if isinstance(each, Update))
+
+    @property
+    def scale(self) -> float:
+        """What a gradient scaler multiplied the losses by."""
+        return max((each.scale for each in self.backwards), default=1.0)
 
     @property
     def clips(self) -> tuple[Clip, ...]:

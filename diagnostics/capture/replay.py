@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from diagnostics.bench import private_randomness
 from diagnostics.capture.observer import FINE_STEPS
+from diagnostics.capture.optimization import clip, unscale
 from diagnostics.capture.recorder import Part
-from diagnostics.capture.recording import Backward, Clip, Event, Update, Window, ZeroGrad
+from diagnostics.capture.recording import Backward, Clip, Event, Unscale, Update, Window, ZeroGrad
 from diagnostics.capture.replica import Played, Replica
 from diagnostics.copies import model_copy
 
@@ -51,14 +52,14 @@ def reproduced(replica: Replica, factories: Sequence[Callable[[nn.Module], Optim
                 if isinstance(event, Backward):
                     one = replica.played[id(event)]
                     seen.append(one.value)
-                    played.append(play(one, model))
+                    played.append(play(one, model, event.scale))
                 else:
-                    repeat(event, model, optimizers)
+                    repeat(event, model, optimizers, scale=window.scale)
     return Reproduction(seen=tuple(seen), played=tuple(played))
 
 
-def play(one: Played, model: nn.Module) -> float:
-    """The loss of one pass, with backward, in the modes and with the random numbers of the script."""
+def play(one: Played, model: nn.Module, scale: float) -> float:
+    """The loss of one pass, with backward on it times ``scale``, in the script's modes and with its random numbers."""
 
     def before_part(index: int) -> None:
         node = one.forward.nodes[index]
@@ -70,7 +71,7 @@ def play(one: Played, model: nn.Module) -> float:
             node.randomness.restore()
 
     loss = one.tape.play(model, one.batch, before_part)
-    loss.backward()
+    (loss if scale == 1.0 else loss * scale).backward()
     return float(loss.detach())
 
 
@@ -80,26 +81,20 @@ def set_mode(module: nn.Module, like: nn.Module, *, training: bool) -> None:
         own.training = theirs.training if like.training == training else training
 
 
-def repeat(event: Event, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+def repeat(event: Event, model: nn.Module, optimizers: Sequence[Optimizer], *, scale: float) -> None:
     """Do to this model and its optimizers what was done to the script's."""
     if isinstance(event, ZeroGrad):
         for owner in [model] if event.optimizer is None else [optimizers[event.optimizer]]:
             owner.zero_grad(set_to_none=True)
     elif isinstance(event, Clip):
         clip(model, event)
+    elif isinstance(event, Unscale):
+        unscale(optimizers[event.optimizer], scale)
     elif isinstance(event, Update):
         optimizer = optimizers[event.optimizer]
         for group, settings in zip(optimizer.param_groups, event.settings, strict=True):
             group.update(settings)
         optimizer.step()
-
-
-def clip(model: nn.Module, event: Clip) -> None:
-    """Clip the gradients of a model."""
-    if event.kind == "value":
-        nn.utils.clip_grad_value_(model.parameters(), event.limit)
-    elif math.isfinite(event.limit):
-        nn.utils.clip_grad_norm_(model.parameters(), event.limit)
 
 
 def as_seen(window: Window) -> Window:
@@ -108,7 +103,8 @@ def as_seen(window: Window) -> Window:
 
 
 def in_usual_order(window: Window) -> Window:
-    """The same passes in the usual order: gradients dropped, backward, clipped, every optimizer's step."""
-    optimizers = {event.optimizer for event in window.updates}
-    drops = tuple(ZeroGrad(optimizer=number) for number in sorted(optimizers))
-    return Window(events=(*drops, *window.backwards, *window.clips, *window.updates))
+    """The same passes in the usual order: gradients dropped, backward, unscaled, clipped, every optimizer's step."""
+    optimizers = sorted({event.optimizer for event in window.updates})
+    drops = tuple(ZeroGrad(optimizer=number) for number in optimizers)
+    unscaled = tuple(Unscale(optimizer=number) for number in optimizers)
+    return Window(events=(*drops, *window.backwards, *unscaled, *window.clips, *window.updates))

@@ -1,6 +1,7 @@
 """A recording as a model and tapes: every module and number that the script used, by its name in one model."""
 
 import gc
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,21 @@ class Replica:
     def batches(self) -> tuple[RecordedBatch, ...]:
         """Every batch, in order."""
         return tuple(each.batch for each in self.played.values())
+
+    @property
+    def is_trained_in_training_mode(self) -> bool:
+        """Whether most of the training passes call the model in training mode."""
+        modes = [
+            node.training for each in self.played.values() for node in each.forward.nodes if isinstance(node.call, Part)
+        ]
+        return sum(modes) * 2 >= len(modes)
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether losses whose gradients make one step together are divided by their number."""
+        window = self.windows[min(1, len(self.windows) - 1)]
+        divisors = [self.played[id(event)].forward.divisor for event in window.backwards if id(event) in self.played]
+        return len(divisors) < 2 or all(math.isclose(each, len(divisors), rel_tol=1e-6) for each in divisors)
 
 
 def replica_of(recording: Recording) -> Replica:
