@@ -48,7 +48,7 @@ def hidden_by(scan: RateScan, inputs: LossInputs) -> str | None:
     """What keeps the scan from saying anything about the rate; None where nothing does."""
     if inputs.function == "cross_entropy" and inputs.smallest >= 0 and inputs.sum_error < SUM_ERROR:
         return "The loss is given probabilities (softmax-before-cross-entropy): no rate can show what it does"
-    if scan.at(1.0).first_update == 0 and scan.first_factor != 0:
+    if scan.at(1.0).first_update == 0 and scan.moving_factor != 0:
         return "The first step changes nothing at all: no gradient, or nothing in the optimizer"
     return None
 

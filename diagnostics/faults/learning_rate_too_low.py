@@ -4,8 +4,8 @@ Shows as:      a loss that stays at its first value; the same curve at ten times
 Why it hurts:  with a relative update of 1e-5 a weight needs a hundred thousand steps to become another one.
 Measured by:   rate-scan: the relative size of the first step, and the end of the same steps at other rates;
                loss-inputs, because a double softmax hides all of it.
-Judged by:     a first update below TINY (at the rate that the schedule starts from), a fall that the rate hardly
-               causes (less than IDLE of the first loss more than at a tenth), and ten times the rate no worse.
+Judged by:     a first update below TINY (at the first rate of the schedule that is not zero), a fall that the rate
+               hardly causes (less than IDLE of the first loss more than at a tenth), and ten times the rate no worse.
                Grade: sign. A rate that is merely somewhat low does not count.
 Looks like:    parameters-not-in-the-optimizer, saturated-output, needs-more-steps.
 Remedy:        ten times the rate, again until the curve becomes unstable; then a third of that.
@@ -29,7 +29,7 @@ PLANTED = 1e-4
 def judge(scan: RateScan, inputs: LossInputs) -> Verdict:
     """Present where steps are tiny and nothing would be lost by larger ones."""
     now, tenth, tenfold = scan.at(1.0), scan.at(0.1), scan.at(10.0)
-    update = now.first_update / (scan.first_factor or 1.0)
+    update = now.first_update / (scan.moving_factor or 1.0)
     numbers = {"first update": update, "start": scan.start, "end": now.end, "end at ten times": tenfold.end}
     told = (
         f"the first step changes a matrix by {update:.2g} of its size; {len(now.losses)} steps bring {scan.start:.3f} "
@@ -40,8 +40,8 @@ def judge(scan: RateScan, inputs: LossInputs) -> Verdict:
         return unclear(f"{told}. {hidden}", **numbers)
     if update >= TINY:
         return absent(told, **numbers)
-    if scan.first_factor == 0:
-        return unclear(f"{told}; the schedule starts from a rate of zero", **numbers)
+    if scan.moving_factor == 0:
+        return unclear(f"{told}; the schedule keeps the rate at zero meanwhile", **numbers)
     idle = tenth.end - now.end < IDLE * abs(scan.start)
     stable = tenfold.finite and tenfold.end < now.end + MARGIN
     return present(told, **numbers) if idle and stable else absent(f"{told}: it moves all the same", **numbers)

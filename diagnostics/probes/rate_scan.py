@@ -30,7 +30,7 @@ class RateCurve:
         end: mean loss in evaluation mode over the last quarter of the run, nats, on the same held-out batches.
         spread: standard deviation of those evaluations.
         finite: whether every loss was finite.
-        first_update: median over matrices of ||step|| / ||weights|| at the first step.
+        first_update: median over matrices of ||step|| / ||weights|| at the first step that has a rate.
     """
 
     factor: float
@@ -52,6 +52,7 @@ class RateScan:
         warmed: factor 1 with a linear warm-up over the run.
         adaptive: whether the optimizer keeps running squares of gradients (Adam and its kin).
         first_factor: what the subject's own schedule makes of the rate at its first step.
+        moving_factor: the first such factor that is not zero; 0 where all of them are.
     """
 
     start: float
@@ -59,6 +60,7 @@ class RateScan:
     warmed: RateCurve
     adaptive: bool
     first_factor: float
+    moving_factor: float
 
     def at(self, factor: float) -> RateCurve:
         """The curve at that factor."""
@@ -86,12 +88,14 @@ def relative_updates(before: list[torch.Tensor], model: nn.Module) -> list[float
     return [float((new.detach() - old).norm() / old.norm()) for old, new in pairs if bool(old.any())]
 
 
+def factor_at(bench: Bench, step: int) -> float:
+    """What the subject's own schedule makes of the rate at a step."""
+    return 1.0 if bench.subject.schedule is None else bench.subject.schedule(step)
+
+
 def schedule_with(bench: Bench, factor: float, warm_up: bool) -> Callable[[int], float]:
     """The subject's schedule times a factor, and times a linear rise over the scan where asked for."""
-    own = bench.subject.schedule
-    return lambda step: (
-        factor * (1.0 if own is None else own(step)) * (min(1.0, (step + 1) / STEPS) if warm_up else 1.0)
-    )
+    return lambda step: factor * factor_at(bench, step) * (min(1.0, (step + 1) / STEPS) if warm_up else 1.0)
 
 
 def rate_curve(bench: Bench, factor: float, warm_up: bool) -> RateCurve:
@@ -103,7 +107,7 @@ def rate_curve(bench: Bench, factor: float, warm_up: bool) -> RateCurve:
     ends: list[float] = []
 
     def look(step: Step) -> None:
-        if step.index == 0:
+        if not updates and factor_at(bench, step.index):
             updates.extend(relative_updates(before, run.model))
         if step.index >= STEPS * 3 // 4 and (STEPS - 1 - step.index) % EVALUATE_EVERY == 0:
             ends.append(evaluated(bench, run.model))
@@ -129,13 +133,14 @@ def is_adaptive(bench: Bench) -> bool:
 
 def rate_scan(bench: Bench) -> RateScan:
     """The first STEPS steps at FACTORS times the learning rate and with a warm-up."""
-    own = bench.subject.schedule
+    factors = [factor_at(bench, step) for step in range(STEPS)]
     return RateScan(
         start=evaluated(bench, bench.model),
         curves=tuple(rate_curve(bench, factor, warm_up=False) for factor in FACTORS),
         warmed=rate_curve(bench, 1.0, warm_up=True),
         adaptive=is_adaptive(bench),
-        first_factor=1.0 if own is None else own(0),
+        first_factor=factors[0],
+        moving_factor=next(filter(None, factors), 0.0),
     )
 
 

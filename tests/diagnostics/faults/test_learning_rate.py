@@ -92,7 +92,14 @@ def curve(factor: float, end: float, update: float) -> RateCurve:
 
 def scan(ends: tuple[float, float, float], update: float = 1e-2, first_factor: float = 1.0) -> RateScan:
     curves = tuple(curve(f, end, f * update) for f, end in zip((0.1, 1.0, 10.0), ends, strict=True))
-    return RateScan(start=3.0, curves=curves, warmed=curves[1], adaptive=True, first_factor=first_factor)
+    return RateScan(
+        start=3.0,
+        curves=curves,
+        warmed=curves[1],
+        adaptive=True,
+        first_factor=first_factor,
+        moving_factor=first_factor,
+    )
 
 
 def test_a_loss_that_is_not_finite_is_too_high() -> None:

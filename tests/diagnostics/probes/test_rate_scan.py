@@ -54,7 +54,7 @@ def test_warm_up_starts_small_and_ends_at_the_full_rate() -> None:
 
 def test_the_subjects_own_schedule_is_kept() -> None:
     scan = scan_of(replace(parabola(0.01), schedule=lambda step: 0.5))
-    assert scan.first_factor == 0.5
+    assert scan.first_factor == scan.moving_factor == 0.5
     assert [curve.first_update for curve in scan.curves] == pytest.approx([0.0005, 0.005, 0.05], rel=1e-3)
 
 
@@ -64,3 +64,9 @@ def test_every_curve_sees_the_same_batches_and_weights() -> None:
     assert tuple(curve.factor for curve in scan.curves) == FACTORS
     assert scan.adaptive
     assert scan == scan_of(subjects.mlp())
+
+
+def test_a_warm_up_from_zero_is_seen_at_its_first_step_that_moves() -> None:
+    scan = scan_of(replace(parabola(0.01), schedule=lambda step: step / 10))
+    assert (scan.first_factor, scan.moving_factor) == (0.0, 0.1)
+    assert scan.at(1.0).first_update == pytest.approx(0.001, rel=1e-3)
