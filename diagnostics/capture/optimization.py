@@ -124,6 +124,7 @@ class Loop:
         scale: what the loss is multiplied by where that reaches something else than its removal.
         clips: of gradients.
         training: whether the model is in training mode.
+        dropped: which of several optimizers drop their gradients; None: all of them.
     """
 
     order: Letters
@@ -131,11 +132,13 @@ class Loop:
     scale: float
     clips: tuple[Clip, ...]
     training: bool
+    dropped: tuple[int, ...] | None = None
 
     @property
     def is_usual(self) -> bool:
         """Whether this is what everybody does: zero_grad, backward, perhaps clipping, step."""
-        return self.order in USUAL and self.passes == 1 and self.scale == 1.0 and self.training
+        plain = self.passes == 1 and self.scale == 1.0 and self.dropped is None
+        return self.order in USUAL and plain and self.training
 
     @property
     def clip_norm(self) -> float | None:
@@ -159,14 +162,17 @@ class Loop:
 
     def _do(self, letter: str, model: nn.Module, optimizer: Optimizer) -> None:
         if letter == "Z":
-            optimizer.zero_grad(set_to_none=True)
+            several = optimizer.optimizers if isinstance(optimizer, Several) else (optimizer,)
+            for number, each in enumerate(several):
+                if self.dropped is None or number in self.dropped:
+                    each.zero_grad(set_to_none=True)
         elif letter == "S":
             unscale(optimizer, self.scale)
         elif letter == "U":
             optimizer.step()
         else:
-            for each in self.clips:
-                clip(model, each)
+            for how in self.clips:
+                clip(model, how)
 
 
 def loop_of(windows: Sequence[Window], *, order: Letters | None, normalised: bool, training: bool) -> Loop:
@@ -181,7 +187,17 @@ def loop_of(windows: Sequence[Window], *, order: Letters | None, normalised: boo
     if scale == 1.0 or seen.count("S") == 1 == seen.count("BS"):
         seen, scale = seen.replace("S", ""), 1.0
     passes = 1 if normalised else len(window.backwards)
-    return Loop(order=seen, passes=passes, scale=scale, clips=window.clips, training=training)
+    dropped = None if order else dropped_in(window)
+    return Loop(order=seen, passes=passes, scale=scale, clips=window.clips, training=training, dropped=dropped)
+
+
+def dropped_in(window: Window) -> tuple[int, ...] | None:
+    """Which of the optimizers that step drop their gradients, by their order among those; None: all, or none does."""
+    drops = [event.optimizer for event in window.events if isinstance(event, ZeroGrad)]
+    stepped = sorted({update.optimizer for update in window.updates})
+    if not drops or None in drops or set(stepped) <= set(drops):
+        return None
+    return tuple(place for place, number in enumerate(stepped) if number in drops)
 
 
 def letters(window: Window) -> Letters:
