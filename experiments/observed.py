@@ -4,8 +4,11 @@ It has a process of its own so that nothing of the script reaches us: its exit, 
 Weights & Biases. What is to be told goes to the parent as lines of JSON; the diagnosis as a file.
 """
 
+import ctypes
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -27,6 +30,7 @@ KEPT, WRITTEN = "kept", "written"  # folders for the script's files as they were
 SLOW_START = 30.0  # seconds to the first step: the script is not started again for the sake of other seeds
 START_SECONDS = 120.0  # for one other start
 REFUSED, INTERRUPTED = 2, 130
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +73,23 @@ def main() -> None:
     """Carry out the order; exit code 2 where the script cannot be diagnosed, said in a message."""
     given = json.loads(Path(sys.argv[1]).read_text())
     order = Order(**given | {"arguments": tuple(given["arguments"]), "seeds": tuple(given["seeds"])})
+    hold(Path(sys.argv[1]))
+    end_with_parent()
     keep_wandb_offline()
     tell = Teller(order.messages)
     with last_words(tell):
         start(order) if order.purpose == "start" else diagnosis(order, tell)
+
+
+def hold(order: Path) -> None:
+    """Lock the file of an order for as long as this process or a forked child lives: the script's files are theirs."""
+    fcntl.flock(os.open(order, os.O_RDONLY), fcntl.LOCK_EX)
+
+
+def end_with_parent() -> None:
+    """Ctrl-C comes when the parent dies, however it dies: nobody waits for this process any more. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """An unmodified training script, run and diagnosed in a process of its own; the side that waits for it."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from diagnostics.capture.files import Written
 
 SCRATCH_BYTES = 2 * 2**30
+GRACE = 3.0  # seconds to end in when asked to
+PATIENCE = 2  # times that Ctrl-C is left to the script
 ENDINGS = {
     "enough": "long enough",
     "ended": "to its end",
@@ -93,11 +97,29 @@ def running(order: Order, *, quiet: bool) -> Iterator[tuple[subprocess.Popen[byt
             yield process, messages
         process.wait()
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        end_group(process)
         if output is not None:
             output.close()
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End a process with all that it started in its group; what does not heed a request in time is killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        end = time.monotonic() + GRACE
+        while is_there(process) and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def is_there(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether anything of its group is left."""
+    process.poll()  # or it would be there for ever, as a zombie
+    try:
+        os.killpg(process.pid, 0)
+    except (ProcessLookupError, PermissionError):  # the second on macOS, of zombies
+        return False
+    return True
 
 
 @contextmanager
@@ -138,8 +160,15 @@ def follow(messages: TextIO, process: "subprocess.Popen[bytes]", *, say: Say, st
 
 @contextmanager
 def interrupts_left_to(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Ctrl-C is the script's inside."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: process.send_signal(number))
+    """Ctrl-C is the script's inside; pressed again and again, it ends a script that ignores it."""
+    presses = itertools.count(1)
+
+    def pass_on(number: int, frame: object) -> None:
+        if next(presses) > PATIENCE:
+            raise KeyboardInterrupt
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGINT, pass_on)
     try:
         yield
     finally:

@@ -24,11 +24,14 @@ def shielded(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def keep_wandb_offline() -> None:
-    """From now on ``wandb.init`` in this process stays offline whatever it is told, as soon as somebody imports it."""
-    sys.meta_path.insert(0, _OfflineFinder())
+    """From now on ``wandb.init`` in this process stays offline whatever it is told, its files in our folder."""
+    sys.meta_path.insert(0, _OfflineFinder(os.environ["WANDB_DIR"]))
 
 
 class _OfflineFinder(importlib.abc.MetaPathFinder):
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
@@ -37,25 +40,27 @@ class _OfflineFinder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
-            spec.loader = _OfflineLoader(spec.loader)
+            spec.loader = _OfflineLoader(spec.loader, self.folder)
         return spec
 
 
 class _OfflineLoader(importlib.abc.Loader):
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, folder: str) -> None:
+        self.loader, self.folder = loader, folder
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         """As usual."""
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """As usual, and then ``init`` obeys the environment."""
+        """As usual, and then ``init`` and ``login`` do without a server."""
         self.loader.exec_module(module)
         original = module.init
 
         def init(*args: Any, **kwargs: Any) -> Any:
-            wished = kwargs.get("mode") or os.environ["WANDB_MODE"]
-            return original(*args, **(kwargs | {"mode": "disabled" if wished == "disabled" else "offline"}))
+            wished = kwargs.get("mode") or os.environ.get("WANDB_MODE")
+            mode = "disabled" if wished == "disabled" else "offline"
+            return original(*args, **(kwargs | {"mode": mode, "dir": self.folder}))
 
         module.init = init  # type: ignore[attr-defined]
+        module.login = lambda *args, **kwargs: True  # type: ignore[attr-defined]  # it asks the server about the key

@@ -18,6 +18,7 @@ from experiments.commands.console import (
 )
 from experiments.commands.script_command import ScriptsArguments, script_at
 from experiments.config import RunConfig, override
+from experiments.leftovers import make_room, put_back_leftovers
 from experiments.observed import Order
 from experiments.recipes import RECIPES
 from experiments.scripts import diagnosed, in_scratch
@@ -116,6 +117,8 @@ def diagnose_script(
     config = override(RunConfig(), {"name": script.name, "track.mode": wandb})
     folder = results_folder(out, f"diagnose-{file_name(script.stem)}").resolve()
     refuse_taken(folder)
+    put_back_leftovers(folder, typer.echo)
+    make_room(folder)
     order = Order(
         script=str(script),
         arguments=arguments,

@@ -2,8 +2,13 @@
 
 import json
 import os
+import signal
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,10 @@ def step():
     optimizer.step()
     return loss.item()
 """
+MARK = "UNPLATEAU_TEST"
+FOREVER = (
+    MODEL + "\nwhile True:\n    step()\n    torch.save(model.state_dict(), 'best.pt')\n    open('ready', 'w').close()\n"
+)
 FIVE = MODEL + "\nfor _ in range(5):\n    step()\n"
 
 
@@ -59,6 +68,7 @@ class Watched:
 
 
 Watch = Callable[..., Watched]
+Start = Callable[..., "Started"]
 
 
 @pytest.fixture
@@ -301,3 +311,173 @@ class TestItsFiles:
     def test_results_that_cannot_be_written_are_a_line(self, watch: Watch, tmp_path: Path) -> None:
         (tmp_path / "results").write_text("a file")
         assert refused(watch(FIVE), "results/script: Not a directory")
+
+
+@pytest.fixture
+def started(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., "Started"]]:
+    """A script's text -> the command as a process of its own, as soon as the script has made a file named ready."""
+    monkeypatch.setenv(MARK, str(tmp_path))
+    running: list[Started] = []
+
+    def start(text: str, *options: str, until: str = "ready") -> Started:
+        (place / "train.py").write_text(text)
+        command = [
+            sys.executable,
+            watching.__file__,
+            "diagnose",
+            "--wandb",
+            "disabled",
+            "--out",
+            str(tmp_path / "results"),
+        ]
+        process = subprocess.Popen(
+            [*command, *options, "train.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        )
+        running.append(Started(process, place, tmp_path / "results"))
+        wait_for(lambda: (place / until).exists() or (tmp_path / "results" / until).exists(), process)
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.process.kill()
+        each.process.communicate()
+    for pid in marked(str(tmp_path)):
+        os.kill(pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Started:
+    """The command while it runs."""
+
+    process: "subprocess.Popen[str]"
+    place: Path
+    results: Path
+
+    def ended(self) -> Watched:
+        """How it ends by itself, with all that it started."""
+        out, err = self.process.communicate(timeout=60)
+        wait_for(lambda: not self.others)
+        return Watched(self.process.returncode, out, err, self.place, self.results)
+
+    @property
+    def others(self) -> set[int]:
+        """Processes that the command has started, and theirs."""
+        return marked(str(self.place.parent)) - {self.process.pid}
+
+
+def marked(value: str) -> set[int]:
+    """Living processes that were started with the mark of one test."""
+    wanted = f"{MARK}={value}".encode()
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(int(folder.name))
+    return found
+
+
+def wait_for(holds: Callable[[], bool], process: "subprocess.Popen[str] | None" = None, seconds: float = 60) -> None:
+    """Until something holds, as long as the process lives."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+class TestInterrupted:
+    """Ctrl-C ends what is going on, and nothing survives the command."""
+
+    @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["alone", "group"])
+    def test_ctrl_c_in_the_middle_still_reports(self, started: Start, send: Callable[[int, int], None]) -> None:
+        running = started(FOREVER)
+        send(running.process.pid, signal.SIGINT)
+        ended = running.ended()
+        assert ended.code == 0, ended
+        assert "until you interrupted it; now examining" in ended.out
+        assert ended.files == {"train.py"}
+        assert (ended.results / "report.html").exists()
+
+    def test_ctrl_c_before_the_first_step_is_a_line(self, started: Start) -> None:
+        running = started("open('ready', 'w')\nwhile True: pass")
+        running.process.send_signal(signal.SIGINT)
+        assert refused(running.ended(), "train.py never trains")
+
+    def test_a_script_that_ignores_ctrl_c_is_ended_by_the_third(self, started: Start) -> None:
+        ignores = "import signal\nfor each in (2, 15): signal.signal(each, signal.SIG_IGN)\n"
+        running = started(ignores + "open('ready', 'w')\nwhile True: pass")
+        for _ in range(3):
+            running.process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        ended = running.ended()
+        assert (ended.code, ended.files) == (130, {"train.py"})
+        assert ended.err.splitlines()[-1] == "unplateau: interrupted; what was recorded so far stays"
+
+    def test_ctrl_c_in_the_examination_ends_all(self, started: Start, place: Path) -> None:
+        (place / watching.PAUSE).touch()
+        running = started(FIVE, until=f"script/{watching.SEEN}")
+        running.process.send_signal(signal.SIGINT)
+        ended = running.ended()
+        assert ended.code == 130
+        assert ended.err.splitlines()[-1] == "unplateau: interrupted; what was recorded so far stays"
+        assert "Traceback" not in ended.err
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_request_to_end_ends_all_and_puts_files_back(self, started: Start, place: Path, number: int) -> None:
+        (place / "best.pt").write_text("three weeks")
+        running = started(FOREVER)
+        running.process.send_signal(number)
+        ended = running.ended()
+        assert ended.code == 128 + number
+        assert (ended.files, (place / "best.pt").read_text()) == ({"train.py", "best.pt"}, "three weeks")
+
+    def test_a_killed_command_takes_its_script_along_and_the_script_puts_files_back(
+        self, started: Start, place: Path
+    ) -> None:
+        (place / "best.pt").write_text("three weeks")
+        running = started(FOREVER)
+        running.process.kill()
+        ended = running.ended()
+        assert (ended.files, (place / "best.pt").read_text()) == ({"train.py", "best.pt"}, "three weeks")
+
+    def test_where_both_are_killed_the_next_diagnosis_puts_files_back(
+        self, started: Start, watch: Watch, place: Path
+    ) -> None:
+        (place / "best.pt").write_text("three weeks")
+        running = started(FOREVER)
+        for pid in {running.process.pid, *running.others}:
+            os.kill(pid, signal.SIGKILL)
+        assert running.ended().files == {"train.py", "best.pt", "ready"}
+        ended = watch(FIVE, options=("--out", str(place.parent / "others")))
+        assert ended.code == 0, ended
+        assert "files     yours are as they were before results, which was killed" in ended.out
+        assert ({*ended.files}, (place / "best.pt").read_text()) == ({"train.py", "best.pt"}, "three weeks")
+
+    def test_workers_of_a_script_end_with_it(self, started: Start) -> None:
+        loader = "from torch.utils.data import DataLoader\nbatches = iter(DataLoader(range(9**9), num_workers=2))\n"
+        running = started(MODEL + loader + "next(batches)\nopen('ready', 'w')\nwhile True: next(batches); step()\n")
+        assert len(running.others) == 3
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ended().code == 143
+
+    def test_what_a_script_leaves_running_ends_with_it(self, started: Start) -> None:
+        starts = "import subprocess\nsubprocess.Popen(['sleep', '3600'])\nopen('ready', 'w')\n"
+        ended = started(FIVE + starts, until="script/order.json").ended()
+        assert ended.code == 0, ended
+
+
+class TestTheSameFolderAgain:
+    """Results are never written over, but what came to nothing is in nobody's way."""
+
+    def test_a_script_that_was_refused_may_be_tried_again(self, watch: Watch) -> None:
+        assert refused(watch("print('hello')"), "never trains")
+        assert watch(FIVE).code == 0
+
+    def test_what_a_script_wrote_is_kept(self, watch: Watch) -> None:
+        assert refused(watch("open('new.txt', 'w').write('x')"), "never trains")
+        assert refused(watch(FIVE), "already holds what a script wrote; choose another folder with --out")
+
+    def test_a_diagnosis_is_kept(self, watch: Watch) -> None:
+        assert watch(FIVE).code == 0
+        assert refused(watch(FIVE), "already holds a diagnosis")
