@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, no_type_check
 
@@ -20,12 +21,27 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import DataLoader
 
 from diagnostics.capture.recorder import Forward, Recorder, UnplayableError
-from diagnostics.capture.recording import Backward, Clip, Pass, Reading, Recording, Unscale, Update, ZeroGrad
+from diagnostics.capture.recording import Backward, Clip, Event, Pass, Reading, Recording, Unscale, Update, ZeroGrad
 from diagnostics.copies import held_tensors
 
 FINE_STEPS = 10  # whose random states are kept, so that they can be played again to the last digit
 READINGS = 64  # validation losses that are kept
 MOST_BYTES = 2**30  # of recorded batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which steps of a long run are recorded, and which of these are kept.
+
+    Args:
+        first: steps, all of them; with FINE_STEPS or more, what is kept begins as the run did.
+        every: after that one step in so many is recorded; in the others only losses are told, at next to no cost.
+        latest: so many of the recorded ones are kept beside the first.
+    """
+
+    first: int = 20
+    every: int = 10
+    latest: int = 20
 
 
 class Observer:
@@ -36,6 +52,8 @@ class Observer:
         after_step: called after every optimizer step and every backward pass with the number of steps of the first
             optimizer so far; may raise to end the script.
         before_step: called before every optimizer step; may raise likewise.
+        on_loss: called before every backward pass with what it is called on, without a gradient scaler's factor.
+        keep: for a run of any length; None: everything.
     """
 
     def __init__(
@@ -43,8 +61,12 @@ class Observer:
         recording: Recording,
         after_step: Callable[[int], None] = lambda steps: None,
         before_step: Callable[[], None] = lambda: None,
+        on_loss: Callable[[Tensor], None] = lambda loss: None,
+        keep: Keep | None = None,
     ) -> None:
         self.recording, self.after_step, self.before_step = recording, after_step, before_step
+        self.on_loss, self.keep, self.resting = on_loss, keep, False
+        self.called: set[int] = set()  # modules, by identity, in the first steps
         self.recorder = Recorder(on_number=self._note_reading)
         self.inside = False
         self.steps = 0
@@ -57,6 +79,7 @@ class Observer:
         self._thread = threading.get_ident()
         self._stack = ExitStack()
         self._step: ExitStack | None = None
+        self._scaled: tuple[Tensor, Tensor] | None = None  # by a gradient scaler, and before
 
     def __enter__(self) -> "Observer":
         enter = self._stack.enter_context
@@ -91,6 +114,8 @@ class Observer:
     @no_type_check
     def _module_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(module, *args, **kwargs):
+            if self.recorder.fine:
+                self.called.add(id(module))
             if self.inside or not self.recorder.on or not self._is_ours() or next(module.parameters(), None) is None:
                 return original(module, *args, **kwargs)
             self._remember(module)
@@ -150,6 +175,8 @@ class Observer:
             roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
             recorded = self.recorder.on and self._is_ours()
             with self.recorder.paused():
+                if (recorded or self.resting) and self._is_ours() and len(roots) == 1 and roots[0].numel() == 1:
+                    self.on_loss(self._unscaled(roots[0]))
                 if recorded:
                     self._note_backward(roots, grad_tensors)
                 result = original(tensors, grad_tensors, *args, **kwargs)
@@ -159,6 +186,11 @@ class Observer:
             return result
 
         return backward
+
+    def _unscaled(self, root: Tensor) -> Tensor:
+        """A loss before a gradient scaler multiplied it."""
+        scaled, self._scaled = self._scaled, None
+        return (scaled[1] if scaled is not None and scaled[0] is root else root).detach()
 
     def _note_backward(self, roots: list[Tensor], gradients: Any) -> None:
         forward, reason = None, "the recorded batches have used up their memory"
@@ -172,7 +204,7 @@ class Observer:
                 reason = str(error)
         self.bytes += 0 if forward is None else size(forward)
         value = roots[0].detach() if forward is None else forward.value
-        self.recording.events.append(
+        self._note(
             Backward(
                 value=value.clone(),
                 forward=forward,
@@ -190,7 +222,7 @@ class Observer:
             forward = self.recorder.forward(tensor)
             if not forward.is_trained:
                 self.readings += 1
-                self.recording.events.append(Reading(forward=forward))
+                self._note(Reading(forward=forward))
 
     @no_type_check
     def _clip(self, kind: str, argument: str) -> Callable[..., Any]:
@@ -198,7 +230,7 @@ class Observer:
             @wraps(original)
             def clip(parameters, *args, **kwargs):
                 limit = args[0] if args else kwargs.get(argument)
-                self.recording.events.append(Clip(kind=kind, limit=float(limit)))
+                self._note(Clip(kind=kind, limit=float(limit)))
                 with self.recorder.paused():
                     return original(parameters, *args, **kwargs)
 
@@ -211,7 +243,7 @@ class Observer:
         @wraps(original)
         def zero_grad(owner, *args, **kwargs):
             number = self._number(owner) if isinstance(owner, Optimizer) else None
-            self.recording.events.append(ZeroGrad(optimizer=number))
+            self._note(ZeroGrad(optimizer=number))
             with self.recorder.paused():
                 return original(owner, *args, **kwargs)
 
@@ -226,6 +258,7 @@ class Observer:
             if isinstance(outputs, Tensor) and scaled is not outputs:
                 self.recorder.alias(scaled, outputs)
                 self.scales[id(scaled)] = float(scaler.get_scale())
+                self._scaled = (scaled, outputs)
             return scaled
 
         return scale
@@ -235,7 +268,7 @@ class Observer:
         @wraps(original)
         def unscale(scaler, optimizer):
             if scaler.is_enabled():
-                self.recording.events.append(Unscale(optimizer=self._number(optimizer)))
+                self._note(Unscale(optimizer=self._number(optimizer)))
             with self.recorder.paused():
                 return original(scaler, optimizer)
 
@@ -254,12 +287,16 @@ class Observer:
     def _pass_begins(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def begin(loader):
-            if self._is_ours():
-                self.recording.events.append(Pass(loader=id(loader), data=id(loader.dataset), length=length_of(loader)))
+            if self._is_ours() and self.keep is None:  # a pass with gaps in it is no pass
+                self._note(Pass(loader=id(loader), data=id(loader.dataset), length=length_of(loader)))
                 self.loaders[id(loader)] = loader  # no other one gets its identity
             return original(loader)
 
         return begin
+
+    def _note(self, event: Event) -> None:
+        if not self.resting:
+            self.recording.events.append(event)
 
     def _number(self, optimizer: Optimizer) -> int:
         known = self.recording.optimizers
@@ -271,7 +308,8 @@ class Observer:
         """Note what the step starts from; the update itself is not recorded, its closure is."""
         if not self._is_ours():
             return None
-        self._keep([parameter for group in optimizer.param_groups for parameter in group["params"]])
+        if not self.resting:
+            self._keep([parameter for group in optimizer.param_groups for parameter in group["params"]])
         self.before_step()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         self._step = ExitStack()
@@ -284,7 +322,7 @@ class Observer:
     def _recorded(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         @wraps(closure)
         def run() -> Any:
-            with self.recorder.switched(True):
+            with self.recorder.switched(not self.resting):
                 return closure()
 
         return run
@@ -296,12 +334,33 @@ class Observer:
         self._step = None
         settings = tuple({k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups)
         number = self._number(optimizer)
-        self.recording.events.append(Update(optimizer=number, settings=settings))
+        self._note(Update(optimizer=number, settings=settings))
         self.recorder.forget()
         self.scales.clear()
         self.steps += number == 0
         self.recorder.fine = self.steps < FINE_STEPS
+        if self.keep is not None and number == len(self.recording.optimizers) - 1:
+            self._thin_out(self.keep)
         self.after_step(self.steps)
+
+    def _thin_out(self, keep: Keep) -> None:
+        """At the end of a step of the training loop: forget what is not kept, and rest for the next one or do not."""
+        if not self.resting:
+            self._forget(keep)
+        if self.steps < keep.first or self.steps % keep.every == 0:
+            self.resting = not self.recorder.resume()
+        else:
+            self.recorder.rest()
+            self.resting = True
+
+    def _forget(self, keep: Keep) -> None:
+        windows = self.recording.windows
+        if len(windows) <= keep.first + keep.latest:
+            return
+        kept = [*windows[: keep.first], *windows[-keep.latest :]]
+        self.recording.events[:] = [event for window in kept for event in window.events]
+        forwards = [event.forward for window in kept for event in window.backwards]
+        self.bytes = sum(size(forward) for forward in forwards if forward is not None)
 
 
 @contextmanager

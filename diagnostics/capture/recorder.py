@@ -138,6 +138,7 @@ class Recorder(TorchFunctionMode):
         self.on_number = on_number
         self.on = True
         self.fine = True
+        self.left = False  # while at rest
         self.forget()
 
     def forget(self) -> None:
@@ -174,6 +175,22 @@ class Recorder(TorchFunctionMode):
         self.on = False
         if _get_current_function_mode() is self:
             self.__exit__(None, None, None)
+
+    def rest(self) -> None:
+        """Record nothing until `resume`; torch does not even call this where no other mode is active beside it."""
+        self.on = False
+        if torch._C._len_torch_function_stack() == 1 and _get_current_function_mode() is self:
+            self.__exit__(None, None, None)
+            self.left = True
+
+    def resume(self) -> bool:
+        """Record again; False where that has to wait until the script has left a mode of its own."""
+        if self.left and torch._C._len_torch_function_stack():
+            return False
+        if self.left:
+            self.__enter__()
+        self.left, self.on = False, True
+        return True
 
     @contextmanager
     def switched(self, on: bool) -> Iterator[None]:
