@@ -11,6 +11,7 @@ import json
 import netrc
 import os
 import shutil
+import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -270,6 +271,13 @@ def watched_by_wandb(
         yield run
     finally:
         run.finish()
+
+
+def run_of_the_script() -> dict[str, str]:
+    """Group and project of the W&B run that somebody else's code in this process has begun; nothing is imported."""
+    run = getattr(sys.modules.get("wandb"), "run", None)
+    found = {name: getattr(run, name, None) for name in ("group", "project")}
+    return {name: value for name, value in found.items() if isinstance(value, str) and value}
 
 
 def chosen_mode(track: TrackConfig) -> Mode:

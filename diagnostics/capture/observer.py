@@ -82,6 +82,8 @@ class Observer:
         self._scaled: tuple[Tensor, Tensor] | None = None  # by a gradient scaler, and before
 
     def __enter__(self) -> "Observer":
+        """Watch from now on; after an exit it goes on where it was."""
+        self.recorder.on, self.recorder.left, self.resting = True, False, False
         enter = self._stack.enter_context
         enter(replaced(nn.Module, "__call__", self._module_call))
         enter(replaced(torch.autograd, "backward", self._backward))

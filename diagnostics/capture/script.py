@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, TracebackType
 
 from diagnostics.capture.recording import Ending
 
@@ -38,6 +38,43 @@ def run_script(script: Path, arguments: Sequence[str]) -> tuple[Ending, str]:
         except BaseException as error:
             return "raised", said_of(error, script)
     return "ended", ""
+
+
+INTERRUPTED = 130
+
+
+def run_to_its_end(script: Path, arguments: Sequence[str]) -> int:
+    """Run a script and say what it raises as Python does; its exit code.
+
+    Raises:
+        ValueError: it is no Python file that can be read and compiled.
+    """
+    code = compiled(script)
+    with as_main(script, arguments) as module:
+        try:
+            exec(code, vars(module))
+        except SystemExit as end:
+            return exit_code(end)
+        except BaseException as error:
+            sys.excepthook(type(error), error, behind(error.__traceback__, script))
+            return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def exit_code(end: SystemExit) -> int:
+    """The number that a process ends with; what is no number is said on the error stream, as Python does."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
+
+
+def behind(trace: TracebackType | None, script: Path) -> TracebackType | None:
+    """A traceback from the script's first frame on; whole where it has none."""
+    found = trace
+    while found is not None and found.tb_frame.f_code.co_filename != str(script):
+        found = found.tb_next
+    return found or trace
 
 
 def compiled(script: Path) -> CodeType:

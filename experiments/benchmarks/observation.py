@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from diagnostics.capture.observer import FINE_STEPS, Observer
+from diagnostics.capture.observer import FINE_STEPS, Keep, Observer
 from diagnostics.capture.recording import Recording
+from diagnostics.capture.watching import EVERY, Watch
 from experiments.config import DefectsConfig
 from experiments.record import write_text
 from experiments.stuck import Attention, StuckModel
@@ -37,10 +38,9 @@ RATE, DROPOUT = 1e-3, 0.1
 TOKENS = 100_000
 WARM_STEPS = 2  # before anything is timed: memory is fetched, AdamW makes its moments
 CONFIDENCE = 0.95
+FEWEST_PAIRS = 6  # that give a median an interval with this confidence
 On = Callable[[], AbstractContextManager[Any]]
 """Switches a look on for a block of steps."""
-Looks = Callable[["Loop"], AbstractContextManager[On]]
-"""A way of looking at a loop, opened once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +131,14 @@ def split_heads(model: nn.Module, size: Size) -> None:
                 setattr(module, name, SplitAttention(d_model=size.d_model, num_heads=size.heads))
 
 
+@dataclass(frozen=True)
+class Look:
+    """A way of looking at a loop: opened once, it gives what switches it on for a block of steps."""
+
+    open: Callable[[Loop], AbstractContextManager[On]]
+    steps: int = 1
+
+
 @contextmanager
 def observed_from_the_start(loop: Loop) -> Iterator[On]:
     """An observer's first step, each time: it copies the model, and keeps random states."""
@@ -147,7 +155,17 @@ def observed_later(loop: Loop) -> Iterator[On]:
     yield lambda: observer
 
 
-def watched(log_freq: int) -> Looks:
+@contextmanager
+def watched(loop: Loop) -> Iterator[On]:
+    """`unplateau watch` on and off, past its first steps; what it measures goes nowhere."""
+    watch = Watch(Recording(name="loop"), warn=lambda line: None)
+    with watch:
+        for seed in range(WARM_STEPS, WARM_STEPS + Keep().first):
+            loop.step(seed)
+    yield lambda: watch
+
+
+def wandb_watched(log_freq: int) -> Look:
     """`wandb.watch` on the model all the time, its run logging the loss at every step as one does."""
 
     @contextmanager
@@ -165,14 +183,15 @@ def watched(log_freq: int) -> Looks:
             loop.step = logged  # type: ignore[method-assign]
             yield nullcontext
 
-    return open_run
+    return Look(open_run)
 
 
-LOOKS: dict[str, Looks] = {
-    "observed, the first step": observed_from_the_start,
-    "observed, later steps": observed_later,
-    "wandb.watch as it is by default": watched(1000),
-    "wandb.watch at every step": watched(1),
+LOOKS: dict[str, Look] = {
+    "observed, the first step": Look(observed_from_the_start),
+    "observed, later steps": Look(observed_later),
+    "unplateau watch": Look(watched, steps=EVERY),
+    "wandb.watch as it is by default": wandb_watched(1000),
+    "wandb.watch at every step": wandb_watched(1),
 }
 
 
@@ -222,21 +241,27 @@ class Times:
     wall: list[float] = field(default_factory=list)
 
 
-def contest(size: Size, name: str, *, pairs: int, steps: int) -> Contest:
-    """Run two loops in turns, the one bare and the other looked at; switching a look on and off is not timed."""
+def contest(size: Size, name: str, *, pairs: int) -> Contest:
+    """Run two loops in turns, the one bare and the other looked at; switching a look on and off is not timed.
+
+    Args:
+        pairs: of blocks, where a block is one step; fewer where it is longer.
+    """
+    look = LOOKS[name]
+    pairs = pairs if look.steps == 1 else max(FEWEST_PAIRS, pairs // 4)
     bare, looked_at = Loop(size), Loop(size)
     for loop in (bare, looked_at):
         for seed in range(WARM_STEPS):
             loop.step(seed)
-    with LOOKS[name](looked_at) as on:
+    with look.open(looked_at) as on:
         for seed in range(WARM_STEPS, len(looked_at.losses)):
             bare.step(seed)
-        times = in_turns(((bare, nullcontext), (looked_at, on)), pairs, steps)
+        times = in_turns(((bare, nullcontext), (looked_at, on)), pairs, look.steps)
     return Contest(
         model="three projections per head" if size.split_heads else "one projection for all heads",
         looks=name,
         pairs=pairs,
-        steps=steps,
+        steps=look.steps,
         cpu=cost(times[0].cpu, times[1].cpu),
         wall=cost(times[0].wall, times[1].wall),
         same_losses=bare.losses == looked_at.losses,
@@ -301,14 +326,14 @@ def interval_of_median(ordered: Sequence[float]) -> tuple[float, float]:
 
 
 def run(
-    size: Size = SEED_SIZE, *, pairs: int, steps: int = 1, on_done: Callable[[int, int], None] = lambda done, of: None
+    size: Size = SEED_SIZE, *, pairs: int, on_done: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Contest]:
     """Every way of looking, at both models."""
     sizes = size, replace(size, split_heads=True)
     found: list[Contest] = []
     for each in sizes:
         for name in LOOKS:
-            found.append(contest(each, name, pairs=pairs, steps=steps))
+            found.append(contest(each, name, pairs=pairs))
             on_done(len(found), len(sizes) * len(LOOKS))
     return found
 

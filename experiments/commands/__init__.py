@@ -23,6 +23,7 @@ from experiments.commands.show import show
 from experiments.commands.tokenize import tokenize
 from experiments.commands.train import train
 from experiments.commands.tying import tying
+from experiments.commands.watch import watch
 
 app = typer.Typer(
     name="unplateau",
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 COMMANDS = (
     diagnose,
+    watch,
     explain,
     faults,
     overfit,
@@ -53,7 +55,7 @@ COMMANDS = (
     benchmark,
 )
 SHORT_HELP = {"diagnose": "Explain the loss of your training script, of a setup or a recipe."}
-CLASSES = {"diagnose": ScriptCommand}
+CLASSES = {"diagnose": ScriptCommand, "watch": ScriptCommand}
 for command in COMMANDS:  # in the order in which --help lists them
     app.command(cls=CLASSES.get(command.__name__), short_help=SHORT_HELP.get(command.__name__))(command)
 
