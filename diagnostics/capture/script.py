@@ -56,7 +56,8 @@ def run_to_its_end(script: Path, arguments: Sequence[str]) -> int:
         except SystemExit as end:
             return exit_code(end)
         except BaseException as error:
-            sys.excepthook(type(error), error, behind(error.__traceback__, script))
+            trace = behind(error.__traceback__, script)
+            sys.excepthook(type(error), error.with_traceback(trace), trace)
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
