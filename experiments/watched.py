@@ -6,6 +6,7 @@ one, so that the script waits for neither.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -37,6 +38,7 @@ LOW_PRIORITY = 10
 NO_TRIALS = Budget(seeds=(0, 1), workers=1, seconds=1e-3)  # probes and verdicts only
 WITH_TRIALS_SECONDS = 90.0
 PATIENCE_SECONDS = 120.0  # with an examination, and with the process beside, once the script has ended
+PATIENCE_WITH_TRIALS = 600.0
 OF_THE_SCRIPTS_RUN = (
     "WANDB_RUN_ID",
     "WANDB_RESUME",
@@ -67,8 +69,9 @@ def watched(script: Path, arguments: Sequence[str], beginning: Beginning, *, dia
         finally:
             examined.finish()
         if diagnose:
+            say(f"examining {script.name}, which takes about {WITH_TRIALS_SECONDS:g} seconds")
             examined.begin(watch, None, Budget(seconds=WITH_TRIALS_SECONDS))
-            examined.finish()
+            examined.finish(PATIENCE_WITH_TRIALS)
         beside(end=code, steps=watch.steps)
     return code
 
@@ -129,7 +132,7 @@ class Examinations:
     folder: Path
     beside: Beside
     modules: dict[str, Any]
-    running: dict[int, float] = field(default_factory=dict)
+    running: list[int] = field(default_factory=list)
 
     def begin(self, watch: Watch, found: Standstill | None, budget: Budget = NO_TRIALS) -> None:
         """Examine the run as it stands."""
@@ -143,7 +146,7 @@ class Examinations:
             warnings.simplefilter("ignore", DeprecationWarning)  # the script may have threads; the child uses none
             pid = os.fork()
         if pid:
-            self.running[pid] = time.monotonic()
+            self.running.append(pid)
             return
         apart(lambda: self._examine(watch, found, budget, file), self.folder / "examination.log")
 
@@ -156,12 +159,15 @@ class Examinations:
         write_diagnosis(result, file)
         self.beside(diagnosis=str(file), step=watch.steps)
 
-    def finish(self) -> None:
-        """Wait for what still runs, but not for ever."""
-        for pid, began in self.running.items():
+    def finish(self, patience: float = PATIENCE_SECONDS) -> None:
+        """Wait for what still runs, but for so many seconds only."""
+        ends = time.monotonic() + patience
+        for pid in self.running:
             while still_runs(pid):
-                if time.monotonic() - began > PATIENCE_SECONDS:
+                if time.monotonic() > ends:
                     os.kill(pid, signal.SIGKILL)
+                    self.beside.warn(f"an examination took more than {patience:g} seconds and was ended")
+                    ends = math.inf
                 time.sleep(0.05)
         self.running.clear()
 

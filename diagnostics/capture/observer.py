@@ -362,7 +362,8 @@ class Observer:
         kept = [*windows[: keep.first], *windows[-keep.latest :]]
         self.recording.events[:] = [event for window in kept for event in window.events]
         forwards = [event.forward for window in kept for event in window.backwards]
-        self.bytes = sum(size(forward) for forward in forwards if forward is not None)
+        with self.recorder.paused():
+            self.bytes = sum(size(forward) for forward in forwards if forward is not None)
 
 
 @contextmanager

@@ -96,7 +96,6 @@ class Watch:
 
     def _on_loss(self, loss: Tensor) -> None:
         """Before a backward pass."""
-        self._loss_look.end()
         value = loss.reshape(()).clone()
         self._passes.append(value)
         if not value.is_cuda and self.steps and not math.isfinite(value):
@@ -105,6 +104,7 @@ class Watch:
     @no_type_check
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Right after an update, with the gradients that it was made from."""
+        self._loss_look.end()  # not earlier: while backward is called, torch has its modes off the stack
         step = self._counts[id(optimizer)] = self._counts.get(id(optimizer), 0) + 1
         if step <= FIRST_LOOKS or step % EVERY == 0:
             self._look(optimizer, step)
@@ -124,14 +124,19 @@ class Watch:
         if steps == self.steps:
             return
         self.steps = steps
+        with self.observer.recorder.paused():
+            self._judge(steps)
+        if steps % LOSS_INPUT_EVERY == 0:
+            self._loss_look.begin(self.observer)
+
+    def _judge(self, steps: int) -> None:
+        """At the end of a step."""
         if self._passes:
             self._unread.append((steps, torch.stack(self._passes).sum()))
         self._passes = []
         if self._unread and (not self._unread[-1][1].is_cuda or steps % EVERY == 0):
             self._read()
         self._compare(steps)
-        if steps % LOSS_INPUT_EVERY == 0:
-            self._loss_look.begin(self.observer)
         if steps % STANDS_EVERY == 0 and "stands" not in self._told and (found := standstill(self.curve)):
             self._told.add("stands")
             self.stands(found)

@@ -190,6 +190,20 @@ def test_a_watch_leaves_torch_as_it_was() -> None:
     assert (nn.Module.__call__, torch.autograd.backward, torch._C._len_torch_function_stack()) == before
 
 
+def test_torch_calls_a_watch_in_few_steps_only() -> None:
+    """In the first ones, and then in every tenth; in one of 500 there are two modes, of which one looks at the loss."""
+    depths: list[int] = []
+
+    def loss(scores: Tensor, targets: Tensor) -> Tensor:
+        depths.append(torch._C._len_torch_function_stack())
+        return F.cross_entropy(scores, targets)
+
+    train(model_of(), 521, loss=loss)
+    assert depths[:20] == [2, *[1] * 19]
+    assert depths[20:40] == [1, *[0] * 9] * 2
+    assert depths[490:521] == [1, *[0] * 9, 2, *[0] * 9, 1, *[0] * 9, 1]
+
+
 def test_a_watch_changes_no_loss() -> None:
     told = train(model_of(), 60)
     model, losses = model_of(), list[float]()

@@ -59,7 +59,7 @@ def environment() -> dict[str, str]:
 
 def ended(command: list[str], place: Path, *arguments: str) -> Ended:
     done = subprocess.run(
-        [*command, *arguments], cwd=place, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        [*command, *arguments], cwd=place, env=environment(), capture_output=True, text=True, timeout=280, check=False
     )
     return Ended(done.returncode, done.stdout, done.stderr, place / "seen")
 
