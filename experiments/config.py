@@ -174,6 +174,7 @@ class TrackConfig(Section):
     group: str | None = setting(None, "runs that belong together; None: no group")
     job_type: str = setting("train", "role of the run within its group")
     tags: tuple[str, ...] = setting((), "labels to filter by")
+    notes: str | None = setting(None, "a remark for people; None: none")
 
 
 @dataclass(frozen=True, kw_only=True)

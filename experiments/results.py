@@ -50,6 +50,9 @@ def write_report(found: Diagnosis, config: RunConfig, record: RunRecord | None, 
         tell(found, drawn, tracker)
         tracker.file(folder / "report.html", kind="report")
         tracker.file(folder / "diagnosis.json", kind="diagnosis")
+        if record is not None:
+            tracker.file(record.tokenizer_path, kind="tokenizer")
+            tracker.file(record.checkpoint_path, kind="checkpoint")
     runs = trial_runs(found)
     told = track_group(override(tracked, {"track.job_type": "trial"}), folder, runs[:TRIAL_RUNS], say=say)
     if told:

@@ -37,6 +37,7 @@ MODES_OF_WANDB: Mapping[str, Mode] = {
     "disabled": "disabled",
 }
 SMALLER_IS_BETTER = ("train/loss", "val/loss", "val/bits_per_byte")
+LARGER_IS_BETTER = ("val/bleu",)
 
 
 @runtime_checkable
@@ -53,7 +54,7 @@ class Tracker(Protocol):
         """A table under a name."""
 
     def file(self, path: Path, *, kind: str) -> None:
-        """A finished file, such as a report; `kind` says what it is."""
+        """A finished file or folder, such as a report; `kind` says what it is."""
 
     def finish(self, *, failed: bool = False) -> None:
         """The last call; may be repeated."""
@@ -82,8 +83,12 @@ class FileTracker:
             csv.writer(file).writerows([columns, *rows])
 
     def file(self, path: Path, *, kind: str) -> None:
-        if self.folder.resolve() not in Path(path).resolve().parents:
-            with self._place(kind, Path(path).name) as copy:
+        if self.folder.resolve() in Path(path).resolve().parents:
+            return
+        with self._place(kind, Path(path).name) as copy:
+            if Path(path).is_dir():
+                shutil.copytree(path, copy, dirs_exist_ok=True)
+            else:
                 shutil.copyfile(path, copy)
 
     def finish(self, *, failed: bool = False) -> None:
@@ -110,6 +115,7 @@ class WandbTracker:
     def __init__(self, run: Any, *, say: Say) -> None:
         self._run = run
         self._say = say
+        self._folder = Path(run.dir).parent
         self._alive = True
         self._guarded(self._define_metrics)
 
@@ -146,7 +152,9 @@ class WandbTracker:
         self._run.define_metric("tokens", step_metric="step")
         self._run.define_metric("*", step_metric="step")
         for name in SMALLER_IS_BETTER:
-            self._run.define_metric(name, step_metric="step", summary="min")
+            self._run.define_metric(name, step_metric="step", summary="min,last")
+        for name in LARGER_IS_BETTER:
+            self._run.define_metric(name, step_metric="step", summary="max,last")
 
     def _guarded(self, action: Callable[[], object]) -> None:
         if not self._alive:
@@ -155,7 +163,11 @@ class WandbTracker:
             action()
         except Exception as error:  # a dead wandb process raises whatever its socket raises
             self._alive = False
-            self._say(f"W&B stopped ({_first_line(error)}); the record on disk goes on")
+            self._say(f"W&B stopped ({_first_line(error)}); the record on disk goes on; {self._to_upload()}")
+
+    def _to_upload(self) -> str:
+        """How to send what has not arrived: W&B keeps a file of an online run, too."""
+        return f"upload the rest with `wandb sync --include-online {self._folder}`"
 
 
 class Trackers:
@@ -345,6 +357,7 @@ def _start(
         silent=True,
         init_timeout=INIT_SECONDS,
         finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
         reinit="create_new",
         save_code=False,
     )
@@ -356,6 +369,7 @@ def _start(
         group=config.track.group,
         job_type=config.track.job_type,
         tags=list(config.track.tags),
+        notes=config.track.notes,
         config=to_dict(config) if about is None else dict(about),
         id=id_,
         resume="allow" if mode == "online" else None,

@@ -318,6 +318,8 @@ def _until_the_end(run: _Run) -> None:
         run.record.set_state("failed")
         raise
     run.record.set_state("finished")
+    run.tracker.file(run.record.tokenizer_path, kind="tokenizer")
+    run.tracker.file(run.record.checkpoint_path, kind="checkpoint")
 
 
 @contextlib.contextmanager

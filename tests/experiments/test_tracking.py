@@ -27,7 +27,7 @@ from experiments.tracking import (
     open_tracker,
     track_group,
 )
-from tests.experiments.loopback import serving
+from tests.experiments.loopback import KEY, serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +48,7 @@ class FakeRun:
     """Remembers what a W&B run is told, and fails on demand."""
 
     id = "abcd"
+    dir = "/runs/run-abcd/files"
 
     def __init__(self, fails: bool = False) -> None:
         self.told: list[tuple[str, Any]] = []
@@ -139,7 +140,9 @@ class TestWandbTracker(TrackerContract):
         WandbTracker(run, say=print).log({"step": 7, "tokens": 2240, "val/loss": 2.5})
         told = [(args, kwargs) for name, (args, kwargs) in run.told if name == "define_metric"]
         assert (("*",), {"step_metric": "step"}) in told
-        assert (("val/bits_per_byte",), {"step_metric": "step", "summary": "min"}) in told
+        assert (
+            ("val/bits_per_byte",), {"step_metric": "step", "summary": "min,last"}
+        ) in told  # fmt: skip
         assert run.told[-1] == ("log", (({"step": 7, "tokens": 2240, "val/loss": 2.5},), {}))
 
     def test_the_exit_code_says_whether_the_run_failed(self) -> None:
@@ -156,7 +159,8 @@ class TestWandbTracker(TrackerContract):
             tracker.log({"step": step})
         tracker.picture("gradients", png())
         tracker.finish()
-        assert said == ["W&B stopped (the process is gone); the record on disk goes on"]
+        upload = "upload the rest with `wandb sync --include-online /runs/run-abcd`"
+        assert said == [f"W&B stopped (the process is gone); the record on disk goes on; {upload}"]
 
 
 class TestTrackers(TrackerContract):
@@ -320,14 +324,13 @@ with tracking.open_tracker(override(small(), track), folder) as tracker:
     for step in (1, 2):
         tracker.log({"step": step, "tokens": 320 * step, "train/loss": 2.5})
     if sys.argv[2:] == ["outage"]:
-        urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/outage", data=b"")
+        urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/mood/hangs-up", data=b"")
         tracker.log({"step": 3, "tokens": 960, "train/loss": 2.5})
     elif sys.argv[2:]:
         tracker.picture("gradients", bytes.fromhex(sys.argv[2]))
         tracker.table("levels", ["name", "nats"], [["uniform", 4.2]])
         tracker.file(report, kind="report")
 """
-KEY = "k" * 40
 
 
 def tracked(folder: Path, *arguments: str, **environment: str) -> str:
@@ -363,8 +366,9 @@ def test_online_works_for_real_with_a_login(tmp_path: Path) -> None:
         (1, 320, 2.5),
         (2, 640, 2.5),
     ]
-    assert (told["groupName"], told["jobType"], set(told["tags"])) == ("harbour", "trial", {"red", "blue"})
-    assert json.loads(told["config"])["optim"]["value"]["lr"] == small().optim.lr
+    about = told.told
+    assert (about["groupName"], about["jobType"], set(about["tags"])) == ("harbour", "trial", {"red", "blue"})
+    assert told.config["optim"]["lr"] == small().optim.lr
     assert server.exit_codes == {run: 0}
 
 
@@ -372,7 +376,11 @@ def test_an_outage_in_the_middle_does_not_hold_up_the_end(tmp_path: Path) -> Non
     began = time.monotonic()
     with serving() as server:
         said = tracked(tmp_path, "outage", WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
-    assert said.startswith(f"W&B: {server.url}/")
+    first, last = said.splitlines()
+    assert first.startswith(f"W&B: {server.url}/")
+    sync = re.fullmatch(r"W&B stopped \(.+\); .+ `wandb sync --include-online (.+)`", last)
+    assert sync
+    assert list(Path(sync[1]).glob("run-*.wandb"))
     assert time.monotonic() - began < 60
 
 
