@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +57,27 @@ def client(code: str, *arguments: str, url: str, folder: Path, key: str = KEY, s
     around = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     around |= {"NETRC": str(folder / "no-netrc"), "PYTHONPATH": str(ROOT), "WANDB_API_KEY": key}
     around |= {f"WANDB_{each}_DIR": str(folder / "w" / each) for each in ("CACHE", "CONFIG", "DATA")}
+    mark = f"UNPLATEAU_TEST={uuid.uuid4()}"
+    around |= dict([mark.split("=")])
     command = [sys.executable, "-c", code, *arguments]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": seconds, "stdin": subprocess.DEVNULL}
     done = subprocess.run(command, env=around | {"WANDB_BASE_URL": url}, cwd=folder, check=False, **settings)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr[-500:]) == (0, "")
+    deadline = time.monotonic() + 10
+    while (left := processes_with(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == []
     return done.stdout
+
+
+def processes_with(mark: str) -> list[str]:
+    """Processes with a word in their environment, such as what a client has left behind."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it is over, or somebody else's
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
 
 
 def command(kind: str, folder: Path) -> str:
