@@ -242,11 +242,16 @@ def differences(one: RunConfig, other: RunConfig) -> dict[str, tuple[Any, Any]]:
     >>> differences(RunConfig(seed=2), RunConfig(seed=3))
     {'seed': (2, 3)}
     """
-    values = {each.name: (_value(one, each.name), _value(other, each.name)) for each in settings()}
+    values = {each.name: (value_at(one, each.name), value_at(other, each.name)) for each in settings()}
     return {name: (mine, theirs) for name, (mine, theirs) in values.items() if mine != theirs}
 
 
-def _value(config: RunConfig, name: str) -> Any:
+def value_at(config: RunConfig, name: str) -> Any:
+    """The value of the setting with this dotted name.
+
+    >>> value_at(RunConfig(), "optim.lr")
+    0.001
+    """
     return functools.reduce(getattr, name.split("."), config)
 
 

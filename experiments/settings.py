@@ -91,21 +91,41 @@ def section_from(cls: type[S], tree: object, path: str = "") -> S:
     return cls(**{name: _parsed(path + name, value, kinds[name]) for name, value in tree.items()})
 
 
+def value_of(section: type[Section], name: str, text: str) -> Any:
+    """The value that `text` stands for as the setting with this dotted `name`, checked on its own.
+
+    Raises:
+        ValueError: there is no such setting, or the value does not fit it.
+    """
+    inner, kind = _holder(section, name)
+    value = _parsed(name, text, kind)
+    limits = {each.name: each.metadata.get("limits", {}) for each in _fields(inner)}
+    _refuse_out_of_range(name, value, limits[name.rpartition(".")[2]])
+    return value
+
+
 def put(section: type[Section], tree: dict[str, Any], name: str, value: Any) -> None:
     """Write `value` into a nested `tree` of `section`, under a dotted `name` that must exist."""
+    _, kind = _holder(section, name)
+    if is_dataclass(kind) and not isinstance(value, Mapping):
+        example = f"{name}.{_fields(kind)[0].name}"
+        raise ValueError(f"{name} is a section with settings of its own; set one of those, such as {example!r}")
+    *parents, last = name.split(".")
+    for parent in parents:
+        tree = tree[parent]
+    tree[last] = value
+
+
+def _holder(section: type[Section], name: str) -> tuple[type[Section], Any]:
+    """The section that holds the setting with this dotted name, and the type that the setting has there."""
     *parents, last = name.split(".")
     for parent in parents:
         _refuse_unknown_name(section, parent)
         section = get_type_hints(section)[parent]
         if not is_dataclass(section):
             raise ValueError(f"{name} does not exist: {parent!r} is a single setting, not a section")
-        tree = tree[parent]
     _refuse_unknown_name(section, last)
-    inner = get_type_hints(section)[last]
-    if is_dataclass(inner) and not isinstance(value, Mapping):
-        example = f"{name}.{_fields(inner)[0].name}"
-        raise ValueError(f"{name} is a section with settings of its own; set one of those, such as {example!r}")
-    tree[last] = value
+    return section, get_type_hints(section)[last]
 
 
 def _parsed(name: str, value: Any, kind: Any) -> Any:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from itertools import chain, count
 from typing import Any
 
@@ -72,7 +72,7 @@ def subject_of(config: RunConfig, record: RunRecord | None = None, *, name: str 
     Raises:
         ValueError: the data cannot be read, or the checkpoint does not fit the configuration.
     """
-    data = _prepared(config)
+    data = prepared(config)
     asked = task(config, data)
     model = asked.build(config.seed)
     if record is not None:
@@ -112,7 +112,7 @@ def _load_weights(model: nn.Module, record: RunRecord) -> None:
         ) from error
 
 
-def _prepared(config: RunConfig) -> Prepared | PreparedPairs:
+def prepared(config: RunConfig) -> Prepared | PreparedPairs:
     """The data of a run, prepared once per process for each text, tokenizer and context."""
     return _prepare_once(
         replace(
@@ -127,7 +127,7 @@ def _prepared(config: RunConfig) -> Prepared | PreparedPairs:
     )
 
 
-_prepare_once = cache(prepare)
+_prepare_once = lru_cache(maxsize=8)(prepare)  # a search may try many vocabularies; the disk keeps them all
 
 
 def _passes(asked: AnyTask, seed: int) -> Iterator[Any]:

@@ -35,6 +35,7 @@ from experiments.tracking import FileTracker, Tracker, Trackers
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+Enough = Callable[[int, Evaluation], bool]
 MAY_DIFFER_ON_RESUME = ("name", "track", "train")
 
 
@@ -59,6 +60,7 @@ def train(
     data: Prepared | PreparedPairs | None = None,
     say: Say = print,
     progress: Progress | None = None,
+    enough: Enough | None = None,
 ) -> RunRecord:
     """Train a model and return its record; the caller's random state stays as it was.
 
@@ -70,6 +72,7 @@ def train(
         data: what `prepare(config)` gave; None prepares it now.
         say: takes one line for people per evaluation.
         progress: is called after each step with (steps done, steps in all).
+        enough: is asked after each evaluation, with (tokens seen, what was found); True ends the run there.
     Raises:
         ValueError: the configuration does not fit the data, the machine or the record to resume.
         KeyboardInterrupt: Ctrl-C; the record is usable and its state "interrupted".
@@ -82,7 +85,7 @@ def train(
     task.tokenizer.save(record.tokenizer_path)
     with contextlib.ExitStack() as around:
         around.enter_context(_random_states_of_its_own(device))
-        run = _Run(config, task, record, device, say=say, progress=progress)
+        run = _Run(config, task, record, device, say=say, progress=progress, enough=enough)
         if resume:
             run.restore()
         run.tracker = _opened(record, tracker)
@@ -141,10 +144,13 @@ class _Run:
         *,
         say: Say,
         progress: Progress | None,
+        enough: Enough | None,
     ) -> None:
         self.config, self.record, self.device, self.say = config, record, device, say
         self.task: Task[Any] = task
         self.progress = progress or (lambda done, total: None)
+        self.enough = enough or (lambda tokens, found: False)
+        self.is_enough = False
         self.model = self.task.build(config.seed).to(device)
         self.compiled = cast(nn.Module, torch.compile(self.model)) if config.train.compile else self.model
         self.optimizer = optimizer_of(config, self.model)
@@ -230,7 +236,10 @@ class _Run:
         self.progress(step, self.total_steps)
 
     def is_over(self) -> bool:
-        """Whether patience has run out."""
+        """Whether the caller has seen enough, or patience has run out."""
+        if self.is_enough:
+            self.save()
+            return True
         patience = self.config.train.patience
         if patience is None or self.standing.evaluations_since_best < patience:
             return False
@@ -262,6 +271,7 @@ class _Run:
         standing.best_loss = min(found.loss, standing.best_loss)
         standing.evaluations_since_best = 0 if is_better else standing.evaluations_since_best + 1
         standing.losses.clear()
+        self.is_enough = self.enough(standing.tokens, found)
 
     def line(self, found: Evaluation) -> str:
         """One evaluation in words."""

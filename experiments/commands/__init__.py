@@ -18,6 +18,7 @@ from experiments.commands.gradients import gradients
 from experiments.commands.overfit import overfit
 from experiments.commands.runs import runs
 from experiments.commands.script_command import ScriptCommand
+from experiments.commands.search import search
 from experiments.commands.settings import settings
 from experiments.commands.show import show
 from experiments.commands.tokenize import tokenize
@@ -43,6 +44,7 @@ COMMANDS = (
     overfit,
     gradients,
     tying,
+    search,
     settings,
     train,
     runs,
