@@ -95,9 +95,9 @@ def search(
         compare=tuple(compare or ()),
         trials=trials,
         tokens=tokens or tokens_of(config),
-        against=against,  # type: ignore[arg-type]  # checked there
-        pruner=pruner,  # type: ignore[arg-type]
-        sampler=sampler,  # type: ignore[arg-type]
+        against=against,
+        pruner=pruner,
+        sampler=sampler,
         seed=seed,
         finalists=finalists,
         seeds=seeds,

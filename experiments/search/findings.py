@@ -21,8 +21,8 @@ from experiments.search.space import Changes
 from experiments.search.study import counts, finalists
 from experiments.search.trials import State
 
-SHUFFLES = 10  # of the values over the trials: what an importance comes to by chance
-TREES = 64  # Optuna's own default
+SHUFFLES = 6  # of the values over the trials: what an importance comes to by chance
+TREES = 32  # half of Optuna's own default, for each of the shuffles too
 LEAST = 4  # trials below which no importance is computed at all
 
 
@@ -236,7 +236,8 @@ def importances(
     shares = fanova(trials, losses, distributions)
     mixed = np.random.default_rng(0)
     shuffled = [fanova(trials, list(mixed.permutation(losses)), distributions) for _ in range(SHUFFLES)]
-    others = get_param_importances(copied(trials, losses), evaluator=PedAnovaImportanceEvaluator())
+    ped_anova = get_param_importances(copied(trials, losses), evaluator=PedAnovaImportanceEvaluator())
+    others = {name: float(share) for name, share in ped_anova.items()}
     found = [
         Importance(
             setting=name,
@@ -259,7 +260,8 @@ def fanova(
     evaluator = FanovaImportanceEvaluator(n_trees=TREES, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's advice to Optuna
-        return get_param_importances(copied(trials, losses), evaluator=evaluator, normalize=False)
+        shares = get_param_importances(copied(trials, losses), evaluator=evaluator, normalize=False)
+    return {name: float(share) for name, share in shares.items()}
 
 
 def copied(trials: Sequence[FrozenTrial], losses: Sequence[float]) -> optuna.Study:

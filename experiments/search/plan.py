@@ -57,9 +57,9 @@ class Plan:
     compare: tuple[str, ...] = ()
     trials: int = 40
     tokens: int
-    against: Against = "nothing"
-    pruner: Pruner = "halving"
-    sampler: Sampler = "tpe"
+    against: str = "nothing"
+    pruner: str = "halving"
+    sampler: str = "tpe"
     seed: int = 0
     finalists: int = 3
     seeds: int = 3

@@ -7,6 +7,7 @@ import pytest
 QUICK = ("--search", "optim.lr=1e-3..1e-1:log", "--trials", 3, "--finalists", 1, "--seeds", 2)
 
 
+@pytest.mark.slow
 def test_the_command_ends_in_a_verdict_and_goes_on_where_it_stopped(run, small, tmp_path) -> None:
     out = tmp_path / "study"
     ended = run("search", *small, *QUICK, "--out", out)
@@ -33,6 +34,7 @@ def test_a_broken_setup_is_refused_before_its_first_trial(run, stuck, tmp_path) 
     assert not (out / "trials").exists()
 
 
+@pytest.mark.slow
 def test_searched_all_the_same_the_verdict_names_what_stands_in_the_way(run, stuck, tmp_path) -> None:
     ended = run("search", *stuck, *QUICK, "--anyway", "--out", tmp_path / "study")
     assert ended.code == 0, ended.err

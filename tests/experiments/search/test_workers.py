@@ -40,6 +40,7 @@ class Killer:
             os.kill(signed[0], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_finished_trial_and_the_study_ends_whole(plan: Plan, tmp_path: Path) -> None:
     config = override(plan.config, {"track.mode": "disabled"})
     plan = replace(plan, config=config, trials=4, tokens=16500, pruner="none", search=("optim.lr=1e-4..1e-2:log",))
