@@ -6,7 +6,6 @@ one, so that the script waits for neither.
 """
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -37,8 +36,9 @@ from experiments.tracking import run_of_the_script
 LOW_PRIORITY = 10
 NO_TRIALS = Budget(seeds=(0, 1), workers=1, seconds=1e-3)  # probes and verdicts only
 WITH_TRIALS_SECONDS = 90.0
-PATIENCE_SECONDS = 120.0  # with an examination, and with the process beside, once the script has ended
+PATIENCE_SECONDS = 240.0  # with an examination, once the script has ended: on a busy machine it gets little time
 PATIENCE_WITH_TRIALS = 600.0
+BESIDE_SECONDS = 120.0  # for the process beside to write its last report and to tell W&B
 OF_THE_SCRIPTS_RUN = (
     "WANDB_RUN_ID",
     "WANDB_RESUME",
@@ -121,7 +121,7 @@ def process_beside(beginning: Beginning) -> Iterator[Beside]:
         with suppress(OSError):
             process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE_SECONDS)
+            process.wait(BESIDE_SECONDS)
 
 
 @dataclass
@@ -160,15 +160,20 @@ class Examinations:
         self.beside(diagnosis=str(file), step=watch.steps)
 
     def finish(self, patience: float = PATIENCE_SECONDS) -> None:
-        """Wait for what still runs, but for so many seconds only."""
+        """Wait for what still runs, but for so many seconds only, and not where somebody presses Ctrl-C."""
+        self.running = [pid for pid in self.running if still_runs(pid)]
+        if self.running:
+            say("waiting for an examination; Ctrl-C ends it")
         ends = time.monotonic() + patience
-        for pid in self.running:
-            while still_runs(pid):
-                if time.monotonic() > ends:
-                    os.kill(pid, signal.SIGKILL)
-                    self.beside.warn(f"an examination took more than {patience:g} seconds and was ended")
-                    ends = math.inf
+        try:
+            while self.running and time.monotonic() < ends:
                 time.sleep(0.05)
+                self.running = [pid for pid in self.running if still_runs(pid)]
+        except KeyboardInterrupt:
+            patience = 0.0
+        for pid in self.running:
+            os.kill(pid, signal.SIGKILL)
+            self.beside.warn(f"an examination was ended {f'after {patience:g} seconds' if patience else 'by you'}")
         self.running.clear()
 
 
