@@ -423,6 +423,24 @@ class TestInterrupted:
         assert ended.err.splitlines()[-1] == "unplateau: interrupted; what was recorded so far stays"
         assert "Traceback" not in ended.err
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_workers_of_a_real_examination_end_with_the_command(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        monkeypatch.setenv(MARK, str(place.parent))
+        (place / "train.py").write_text(FIVE)
+        command = [sys.executable, "-c", "from experiments.commands import main; main()", "diagnose"]
+        options = ["--wandb", "disabled", "--workers", "2", "--out", str(place.parent / "results"), "train.py"]
+        with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            running = Started(process, place, place.parent / "results")
+            log = running.results / "script" / "examination.log"
+            wait_for(lambda: log.exists() and len(running.others) >= 3, process)  # the script's process and two workers
+            process.send_signal(number)
+            process.wait(30)
+            wait_for(lambda: not running.others)
+        assert running.process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
     def test_a_request_to_end_ends_all_and_puts_files_back(self, started: Start, place: Path, number: int) -> None:
         (place / "best.pt").write_text("three weeks")
