@@ -18,7 +18,7 @@ from typing import Any
 from experiments.config import RunConfig, override
 from experiments.record import write_text
 
-LOW_PRIORITY = 10
+LOW_PRIORITY = 5
 
 
 @dataclass(frozen=True, kw_only=True)

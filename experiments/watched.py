@@ -33,7 +33,7 @@ from experiments.handover import write_diagnosis
 from experiments.observed import out_of_the_way, silence
 from experiments.tracking import run_of_the_script
 
-LOW_PRIORITY = 10
+LOW_PRIORITY = 5  # of nice: on a core that both want, the script keeps three quarters
 NO_TRIALS = Budget(seeds=(0, 1), workers=1, seconds=1e-3)  # probes and verdicts only
 WITH_TRIALS_SECONDS = 90.0
 PATIENCE_SECONDS = 240.0  # with an examination, once the script has ended: on a busy machine it gets little time
@@ -126,7 +126,7 @@ def process_beside(beginning: Beginning) -> Iterator[Beside]:
 
 @dataclass
 class Examinations:
-    """Examinations of what was recorded, each in a forked process of low priority."""
+    """Examinations of what was recorded, each in a forked process; of low priority while the script runs."""
 
     recording: Recording
     folder: Path
@@ -148,9 +148,10 @@ class Examinations:
         if pid:
             self.running.append(pid)
             return
-        apart(lambda: self._examine(watch, found, budget, file), self.folder / "examination.log")
+        priority = 0 if found is None else LOW_PRIORITY  # once the script has ended nobody is held up
+        apart(lambda: self._examine(watch, budget, file), self.folder / "examination.log", priority)
 
-    def _examine(self, watch: Watch, found: Standstill | None, budget: Budget, file: Path) -> None:
+    def _examine(self, watch: Watch, budget: Budget, file: Path) -> None:
         """In the forked process: torch as it was, our own modules by their names, and then the examination."""
         watch.__exit__()
         sys.modules.update(self.modules)
@@ -194,12 +195,12 @@ def subject_of(recording: Recording, watch: Watch) -> Subject:
     return replace(subject, history=LossHistory(losses=tuple(watch.curve.means)), notes=(known, *subject.notes[1:]))
 
 
-def apart(work: Callable[[], None], log: Path) -> None:
+def apart(work: Callable[[], None], log: Path, priority: int) -> None:
     """Do something in a forked process and end it, whatever happens; what it says goes to a file."""
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.nice(LOW_PRIORITY)
+        os.nice(priority)
         silence(log)
         work()
         code = 0
