@@ -142,13 +142,14 @@ def leave(code: int) -> NoReturn:
 def diagnosis(order: Order, tell: Teller) -> None:
     """Run the script, capture it, examine it."""
     from diagnostics.capture.observation import observe
+    from diagnostics.capture.recording import Backward
 
     files = ExitStack()
 
     def explain(recording: "Recording") -> None:
         with last_words(tell), error_of(recording):
             files.close()
-            if recording.events:
+            if any(isinstance(event, Backward) for event in recording.events):
                 tell(observed=recording.steps, ending=recording.ending, said=recording.said)
             silence(order.work / "examination.log")
             explained(order, recording, tell)
@@ -214,7 +215,7 @@ def other_starts(order: Order, recording: "Recording", tell: Teller) -> dict[int
 
     starts: dict[int, Any] = {}
     seeds = [seed for seed in order.seeds if seed]
-    if recording.start_seconds > SLOW_START:
+    if recording.start_seconds > SLOW_START or not recording.steps:
         return starts
     for done, seed in enumerate(seeds):
         tell.stage("starting the script again with another seed", done, len(seeds))

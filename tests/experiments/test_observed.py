@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.observed import Order, Teller, command, error_of, out_of_the_way, put_back
+from experiments.observed import Order, Teller, command, error_of, other_starts, out_of_the_way, put_back
 
 OURS = ("diagnostics", "experiments", "experiments.observed")
 
@@ -58,4 +58,14 @@ def test_what_the_script_raised_is_a_part_of_why_it_is_refused(said: str, messag
 def test_putting_back_where_nothing_was_kept_does_nothing(tmp_path: Path) -> None:
     order = Order(script="train.py", arguments=(), folder=str(tmp_path), place=str(tmp_path))
     put_back(order, "kept")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("steps", "start_seconds"), [(0, 1.0), (5, 31.0)], ids=["never-steps", "slow"])
+def test_a_script_is_not_started_again_where_it_never_steps_or_takes_long(
+    steps: int, start_seconds: float, tmp_path: Path
+) -> None:
+    order = Order(script="train.py", arguments=(), folder=str(tmp_path), place=str(tmp_path))
+    seen = SimpleNamespace(steps=steps, start_seconds=start_seconds)
+    assert other_starts(order, seen, Teller(2)) == {}  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from experiments import scripts
 from tests.experiments import watching
 from tests.experiments.commands.conftest import Run
+from tests.scripts.cases import SCRIPTS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -87,9 +89,13 @@ def watch(run: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(scripts, "command", watching.command)
 
     def watched(
-        text: str | bytes | None, *arguments: str, options: tuple[str, ...] = (), at: str = "train.py"
+        text: str | bytes | None,
+        *arguments: str,
+        options: tuple[str, ...] = (),
+        at: str = "train.py",
+        out: str = "results",
     ) -> Watched:
-        script, results = place / at, tmp_path / "results"
+        script, results = place / at, tmp_path / out
         if text is not None:
             script.parent.mkdir(parents=True, exist_ok=True)
             script.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -129,6 +135,16 @@ class TestTheScriptsOwnWorld:
         assert ended.code == 0, ended
         assert "\r\x1b[31m80%\x00|" in ended.out
         assert "to err\n" in ended.err
+
+    def test_what_is_piped_into_the_command_reaches_it_and_comes_out_byte_for_byte(
+        self, place: Path, tmp_path: Path
+    ) -> None:
+        (place / "train.py").write_text(FIVE + "sys.stdout.buffer.write(b'<' + sys.stdin.buffer.read() + b'>')\n")
+        command = [sys.executable, watching.__file__, "diagnose", "--wandb", "disabled", "--out", str(tmp_path / "out")]
+        every_byte = bytes(range(256))
+        done = subprocess.run([*command, "train.py"], input=every_byte, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"<" + every_byte + b">" in done.stdout
 
     def test_quiet_writes_its_output_to_a_file(self, watch: Watch) -> None:
         ended = watch(FIVE + "print('so many lines')", options=("--quiet",))
@@ -212,6 +228,15 @@ class TestHowItEnds:
         ended = watch(MODEL + "for i in range(9):\n    step()\n    if i == 2: raise RuntimeError('shape [3, 5]')\n")
         assert ended.code == 0, ended
         assert "watched 3 optimizer steps, until it raised RuntimeError: shape [3, 5] (train.py, line" in ended.out
+
+    def test_the_scripts_of_people_that_fail_early_or_never_train(self, watch: Watch, place: Path) -> None:
+        shutil.copytree(SCRIPTS / "data", place / "data")
+        ended = watch((SCRIPTS / "raises_early.py").read_text(), at="raises_early.py")
+        assert ended.code == 0, ended
+        assert "optimizer steps, until it raised " in ended.out
+        assert refused(
+            watch((SCRIPTS / "never_steps.py").read_text(), at="never_steps.py", out="other"), "never_steps.py"
+        )
 
     def test_one_that_catches_everything_ends_all_the_same(self, watch: Watch) -> None:
         loop = "while True:\n    try:\n        step()\n    except BaseException:\n        pass\n"
