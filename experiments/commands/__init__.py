@@ -56,7 +56,11 @@ COMMANDS = (
     show,
     benchmark,
 )
-SHORT_HELP = {"diagnose": "Explain the loss of your training script, of a setup or a recipe."}
+SHORT_HELP = {
+    "diagnose": "Explain the loss of your training script, of a setup or a recipe.",
+    "watch": "Run your training script, and warn when something is wrong.",
+    "benchmark": "Count how often a diagnosis is right, or what looking on costs.",
+}
 CLASSES = {"diagnose": ScriptCommand, "watch": ScriptCommand}
 for command in COMMANDS:  # in the order in which --help lists them
     app.command(cls=CLASSES.get(command.__name__), short_help=SHORT_HELP.get(command.__name__))(command)

@@ -20,9 +20,9 @@ def watch(
 ) -> None:
     """Run your training script to its own end, and warn in one line when something is wrong with it.
 
-    It trains for real: its files, its W&B, its output and its exit code are its own. A step takes about 2 % longer where
-    it takes 0.3 seconds, and about 0.3 ms longer in a toy. Beside it, in ./runs: gradient norms, loss and levels (metrics.jsonl, and a W&B run of our own), a summary,
-    and a report of what holds the loss up when it has stood still.
+    It trains for real: its files, its W&B, its output and its exit code are its own. A step takes about 2 % longer
+    where it takes 0.3 seconds, and 0.3 ms longer in a toy. Beside it, in ./runs: gradient norms, loss and levels
+    (metrics.jsonl, and a W&B run of our own), a summary, and a report of what holds up a loss that stands still.
     """
     from experiments.beside import Beginning
     from experiments.config import TrackConfig
