@@ -112,7 +112,7 @@ def history_of(recording: Recording) -> LossHistory:
     """The loss of each step; the script's own tensors where it holds them, with the graphs behind them."""
     held, values = [], []
     for window in recording.windows:
-        value = sum(float(each.value) for each in window.backwards)
+        value = float(sum(float(each.value) for each in window.backwards))
         values.append(value)
         alive = [each.alive() for each in window.backwards]
         held.append(alive[0] if len(alive) == 1 and alive[0] is not None else None)
@@ -171,8 +171,8 @@ def swapped(tensor: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
 def predictions(model: nn.Module, batch: RecordedBatch, tape: Tape) -> Shaped[Tensor, "..."] | None:
     """The first floating-point tensor with axes that the last part of the model gives."""
     results = tape.results(model, batch)
-    last = max(index for index, node in enumerate(tape.nodes) if isinstance(node.call, str))
-    tensors = (each for _, each in leaves(results[last]) if each.is_floating_point() and each.dim() > 1)
+    parts = [result for result, node in zip(results, tape.nodes, strict=True) if isinstance(node.call, str)]
+    tensors = (each for _, each in leaves(parts[-1:]) if each.is_floating_point() and each.dim() > 1)
     return next(tensors, None)
 
 

@@ -168,6 +168,7 @@ class Observer:
     def _keep(self, tensors: list[Tensor]) -> None:
         with self.recorder.paused():
             for tensor in tensors:
+                self.recorder.held.add(id(tensor))
                 if id(tensor) not in self.recording.initial:
                     self.recording.initial[id(tensor)] = (tensor, tensor.detach().clone())
 

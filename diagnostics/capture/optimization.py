@@ -1,5 +1,6 @@
 """How a recorded script updates its model: optimizers, learning rates over time, clipping, the order of its step."""
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -50,13 +51,28 @@ class Several(Optimizer):
 
 
 def factories_of(recording: Recording, model: nn.Module) -> list[Callable[[nn.Module], Optimizer]]:
-    """For each of the script's optimizers that stepped: model -> the same one over another model, at its base rates."""
+    """For each of the script's optimizers that stepped: model -> the same one over another model, at its base rates.
+
+    Raises:
+        ValueError: one of them needs a closure.
+    """
     stepped = {update.optimizer for window in recording.windows for update in window.updates}
     made = []
     for number, optimizer in enumerate(recording.optimizers):
         if number in stepped:
+            check_no_closure(optimizer)
             made.append(at_rates(same_optimizer(optimizer, model), base_rates(recording, number)))
     return made
+
+
+def check_no_closure(optimizer: Optimizer) -> None:
+    """Raises ValueError for an optimizer that computes the loss itself, as LBFGS does."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{type(optimizer).__name__} computes the loss several times in one step, by a closure; that cannot be "
+            "played again: train with an optimizer that does not need one"
+        )
 
 
 def at_rates(factory: Callable[[nn.Module], Optimizer], rates: Sequence[float]) -> Callable[[nn.Module], Optimizer]:

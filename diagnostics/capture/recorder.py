@@ -122,6 +122,12 @@ class Forward:
         return any(node.training for node in self.nodes if isinstance(node.call, Part))
 
 
+HIDDEN = (
+    "a tensor with a gradient came from something that torch does not show (autograd.Function?), "
+    "or from before the last optimizer step"
+)
+
+
 class UnplayableError(Exception):
     """What the script did cannot be played again; says why."""
 
@@ -139,6 +145,7 @@ class Recorder(TorchFunctionMode):
         self.on = True
         self.fine = True
         self.left = False  # while at rest
+        self.held: set[int] = set()  # identities of what modules were seen to hold
         self.forget()
 
     def forget(self) -> None:
@@ -254,10 +261,16 @@ class Recorder(TorchFunctionMode):
     @no_type_check
     def _slot(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return self.made.get(id(value)) or Loose(value)
+            return self._made(value)
         if type(value) in PLAIN:
             return value
-        return changed(value, lambda path, tensor: self.made.get(id(tensor)) or Loose(tensor))
+        return changed(value, lambda path, tensor: self._made(tensor))
+
+    @no_type_check
+    def _made(self, tensor: Tensor) -> Result | Loose:
+        """Where a tensor comes from; a parameter comes from nowhere, however its first numbers were drawn."""
+        own = id(tensor) in self.held or is_parameter(tensor)
+        return Loose(tensor) if own else self.made.get(id(tensor)) or Loose(tensor)
 
     def _note(self, node: RawNode) -> None:
         index = len(self.nodes)
@@ -270,7 +283,7 @@ class Recorder(TorchFunctionMode):
 
     def _keep(self, tensor: Any) -> None:
         """A loose tensor's value before it is written to."""
-        if isinstance(tensor, Tensor) and id(tensor) not in self.made and id(tensor) not in self.before:
+        if isinstance(tensor, Tensor) and id(tensor) not in self.before and isinstance(self._made(tensor), Loose):
             self.before[id(tensor)] = (tensor, tensor.detach().clone())
 
     def alias(self, tensor: Shaped[Tensor, "..."], original: Shaped[Tensor, "..."]) -> None:
@@ -286,6 +299,11 @@ class Recorder(TorchFunctionMode):
             UnplayableError: they were not all seen.
         """
         return Slice(self, root).forward()
+
+
+def is_parameter(tensor: Shaped[Tensor, "..."]) -> bool:
+    """Whether gradients are collected in this tensor."""
+    return tensor.requires_grad and tensor.is_leaf
 
 
 def writes(func: Callable[..., Any]) -> bool:
@@ -339,6 +357,8 @@ class Slice:
         """See `Recorder.forward`."""
         if self.start is None:
             raise UnplayableError("backward was called on a tensor whose making was not seen")
+        if not self._is_trained(self.start.node):
+            raise UnplayableError("backward was called on a tensor that depends on no parameter, as far as was seen")
         undivided, divisor = self._undivided(self.start)
         self._visit(self.start, "loss")
         order = sorted(self.order)
@@ -376,9 +396,7 @@ class Slice:
         if isinstance(slot, Result):
             return self._is_trained(slot.node)
         if slot.tensor.requires_grad and not slot.tensor.is_leaf:
-            raise UnplayableError(
-                "a tensor with a gradient came from something that torch does not show (autograd.Function?)"
-            )
+            raise UnplayableError(HIDDEN)
         return slot.tensor.requires_grad
 
     def _visit(self, slot: Result | Loose, name: str) -> None:
@@ -390,6 +408,8 @@ class Slice:
         if slot.node in self.order:
             return
         node = self.nodes[slot.node]
+        if not node.around.grad and not node.edits and any(t.requires_grad for _, t in leaves(node.result)):
+            raise UnplayableError(HIDDEN)  # torch gave the gradient to it afterwards
         if not self._is_trained(slot.node) and not self._stays(node):
             self._begin(slot, name, at(node.result, slot.path), 0)
             return

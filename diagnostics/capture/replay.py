@@ -46,9 +46,11 @@ def reproduced(replica: Replica, factories: Sequence[Callable[[nn.Module], Optim
     played: list[float] = []
     with private_randomness(0), torch.enable_grad():
         for window in replica.windows[:FINE_STEPS]:
-            if not all(id(event) in replica.played for event in window.backwards):
+            if any(event.forward is None for event in window.backwards):
                 break
             for event in rules(window).events:
+                if isinstance(event, Backward) and id(event) not in replica.played:
+                    continue  # on a loss of something else than this model
                 if isinstance(event, Backward):
                     one = replica.played[id(event)]
                     seen.append(one.value)

@@ -44,6 +44,7 @@ class Replica:
         start: a copy of it as it was before the first step.
         windows: the steps of the training loop.
         played: each of their backward passes that can be played, by the identity of its event.
+        main: those of them on the kind of loss that most compute.
         left_out: how many backward passes compute another kind of loss than most.
         heldout: batches of the script's validation.
     """
@@ -52,13 +53,14 @@ class Replica:
     start: nn.Module
     windows: tuple[Window, ...]
     played: dict[int, Played]
+    main: frozenset[int]
     left_out: int = 0
     heldout: tuple[RecordedBatch, ...] = ()
 
     @property
     def batches(self) -> tuple[RecordedBatch, ...]:
-        """Every batch, in order."""
-        return tuple(each.batch for each in self.played.values())
+        """Every batch of the main kind of loss, in order."""
+        return tuple(each.batch for event, each in self.played.items() if event in self.main)
 
     @property
     def is_trained_in_training_mode(self) -> bool:
@@ -97,8 +99,10 @@ def replica_of(recording: Recording) -> Replica:
         windows=windows,
         played={
             id(event): played_of(forward, float(event.value), len(window.backwards), names)
-            for window, forward, event in kept
+            for window, forward, event in events
+            if names.cover(forward)
         },
+        main=frozenset(id(event) for _, _, event in kept),
         left_out=len(events) - len(kept),
         heldout=tuple(
             names.batch(forward, forward.undivided) for forward in validations(recording.events, forwards[0])
@@ -112,6 +116,13 @@ class Names:
     def __init__(self, model: nn.Module, constant: set[int]) -> None:
         self.tensors, self.constant = tensor_names(model), constant
         self.modules = {id(module): name for name, module in model.named_modules()}
+
+    def cover(self, forward: Forward) -> bool:
+        """Whether a loss uses nothing but modules and tensors that have a name."""
+        slots = [slot for node in forward.nodes for slot in slots_of(node)]
+        return all(id(slot.tensor) in self.tensors for slot in slots if isinstance(slot, Loose)) and all(
+            id(node.call.module) in self.modules for node in forward.nodes if isinstance(node.call, Part)
+        )
 
     def fixed(self, forward: Forward) -> dict[str, Any]:
         """What of a loss's tensors is no batch: by name, where the model holds it, or itself."""
@@ -177,7 +188,8 @@ def why_nothing(recording: Recording) -> str:
         seen = f"{len(backwards)} backward passes were seen, but no optimizer ever took a step"
         return f"{recording.name} never trains: " + (seen if backwards else "no loss.backward() was seen")
     reasons = [event.reason for event in backwards if event.reason]
-    return f"the losses of {recording.name} cannot be played again: {reasons[0] if reasons else 'no loss was seen'}"
+    reason = reasons[0] if reasons else "its optimizer steps without any loss.backward() (torch.autograd.grad?)"
+    return f"the losses of {recording.name} cannot be played again: {reason}"
 
 
 def kind_of(forward: Forward) -> tuple[int, ...]:
@@ -204,7 +216,8 @@ def unique(values: Iterable[Any]) -> list[Any]:
 
 def living_modules() -> Iterator[nn.Module]:
     """Every module that there is."""
-    return (each for each in gc.get_objects() if isinstance(each, nn.Module) and not isinstance(each, Parts))
+    found = (each for each in gc.get_objects() if issubclass(type(each), nn.Module))  # isinstance may run their code
+    return (each for each in found if not isinstance(each, Parts))
 
 
 def contains(module: nn.Module, parts: Sequence[nn.Module], loose: Sequence[Tensor]) -> bool:

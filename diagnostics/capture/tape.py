@@ -112,7 +112,7 @@ class Tape:
         if not isinstance(model, Parts):
             return self.run(model, own, {}, range(len(self.nodes)), before_part)
         inside: dict[int, Any] = {}
-        last = max(index for index, node in enumerate(self.nodes) if isinstance(node.call, str))
+        last = max((index for index, node in enumerate(self.nodes) if isinstance(node.call, str)), default=-1)
         inside[last] = model(tape=self, upto=last, given=inside, before_part=before_part, **own)
         kept = {index: inside[index] for index in self.behind_parts if index in inside}
         return self.run(model, own, kept, range(len(self.nodes)), before_part)
