@@ -109,10 +109,10 @@ class Tape:
     ) -> list[Any]:
         """What every node gives; see `play`."""
         own = {name: tensor.clone() for name, tensor in batch.items()} if self._edits else dict(batch)
-        if not isinstance(model, Parts):
+        if not isinstance(model, Parts) or not self.parts():
             return self.run(model, own, {}, range(len(self.nodes)), before_part)
         inside: dict[int, Any] = {}
-        last = max((index for index, node in enumerate(self.nodes) if isinstance(node.call, str)), default=-1)
+        last = max(index for index, node in enumerate(self.nodes) if isinstance(node.call, str))
         inside[last] = model(tape=self, upto=last, given=inside, before_part=before_part, **own)
         kept = {index: inside[index] for index in self.behind_parts if index in inside}
         return self.run(model, own, kept, range(len(self.nodes)), before_part)
