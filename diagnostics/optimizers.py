@@ -97,7 +97,7 @@ def schedule_of(scheduler: Any) -> Callable[[int], float]:
         raise ValueError(f"scheduler must be an LRScheduler or a function of the step, not {type(scheduler).__name__}")
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         return lambda step: float(scheduler.lr_lambdas[0](step))
-    factors, rates = [1.0], rates_anew(scheduler)
+    factors, rates = list[float](), rates_anew(scheduler)
 
     def factor(step: int) -> float:
         while len(factors) <= step:
@@ -108,14 +108,16 @@ def schedule_of(scheduler: Any) -> Callable[[int], float]:
 
 
 def rates_anew(scheduler: Any) -> Iterator[float]:
-    """The factors of a copy of the scheduler after its first step and every later one."""
+    """The factors of a copy of the scheduler from its start on: some change the rate as soon as they are made."""
     base = float(scheduler.base_lrs[0])
     groups = [{**settings_of(group), "params": [torch.zeros(1)]} for group in scheduler.optimizer.param_groups]
     stand_in = torch.optim.SGD(groups, lr=base)
     for group, rate in zip(stand_in.param_groups, scheduler.base_lrs, strict=True):
         group["initial_lr"] = group["lr"] = rate
     twin = copy.deepcopy(scheduler, {id(scheduler.optimizer): stand_in})
-    twin.last_epoch, twin._step_count = 0, 2  # as after its first step, which checks how it was called
+    twin.last_epoch = -1
+    twin._initial_step()
+    twin._step_count = 2  # as after its first step, which checks how it was called
     while True:
-        twin.step()
         yield float(stand_in.param_groups[0]["lr"]) / base
+        twin.step()
