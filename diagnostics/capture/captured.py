@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diagnostics.adapt import check_scope, default_build, token_view_or_reason
 from diagnostics.bench import private_randomness
-from diagnostics.capture.optimization import USUAL, factories_of, loop_of, schedule_seen, together
+from diagnostics.capture.optimization import USUAL, factories_of, loop_of, schedule_seen, stepped, together
 from diagnostics.capture.passes import data_of
 from diagnostics.capture.recording import Recording
 from diagnostics.capture.replay import Reproduction, as_seen, in_usual_order, reproduced
@@ -65,7 +65,7 @@ def captured(recording: Recording, starts: Mapping[int, Mapping[str, Tensor]] = 
         model=replica.model,
         loss=lambda model, batch: batch.tape.play(model, batch),
         batches=data.batches,
-        optimizer=together(factories),
+        optimizer=together([factories[number] for number in stepped(recording)]),
         build=started(replica.start, starts, lacks),
         schedule=schedule_seen(recording),
         clip_norm=loop.clip_norm if loop.is_usual else None,

@@ -70,6 +70,7 @@ class Observer:
         self.recorder = Recorder(on_number=self._note_reading)
         self.inside = False
         self.steps = 0
+        self.first: int | None = None  # of the optimizers to step
         self.backwards = 0
         self.readings = 0
         self.bytes = 0
@@ -340,7 +341,8 @@ class Observer:
         self._note(Update(optimizer=number, settings=settings))
         self.recorder.forget()
         self.scales.clear()
-        self.steps += number == 0
+        self.first = number if self.first is None else self.first
+        self.steps += number == self.first
         self.recorder.fine = self.steps < FINE_STEPS
         if self.keep is not None and number == len(self.recording.optimizers) - 1:
             self._thin_out(self.keep)

@@ -30,8 +30,10 @@ class Several(Optimizer):
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self.optimizers = tuple(optimizers)
-        super().__init__([{"params": list(group["params"])} for each in optimizers for group in each.param_groups], {})
-        self.param_groups = [group for each in optimizers for group in each.param_groups]
+        groups = [group for each in optimizers for group in each.param_groups]
+        held = {id(parameter): parameter for group in groups for parameter in group["params"]}  # some by several
+        super().__init__(list(held.values()), {})
+        self.param_groups = groups
         self.defaults = dict(optimizers[0].defaults)
 
     @torch.no_grad()
@@ -51,18 +53,22 @@ class Several(Optimizer):
 
 
 def factories_of(recording: Recording, model: nn.Module) -> list[Callable[[nn.Module], Optimizer]]:
-    """For each of the script's optimizers that stepped: model -> the same one over another model, at its base rates.
+    """For each of the script's optimizers: model -> the same one over another model, at its base rates.
 
     Raises:
-        ValueError: one of them needs a closure.
+        ValueError: one of those that stepped needs a closure.
     """
-    stepped = {update.optimizer for window in recording.windows for update in window.updates}
-    made = []
-    for number, optimizer in enumerate(recording.optimizers):
-        if number in stepped:
-            check_no_closure(optimizer)
-            made.append(at_rates(same_optimizer(optimizer, model), base_rates(recording, number)))
-    return made
+    for number in stepped(recording):
+        check_no_closure(recording.optimizers[number])
+    return [
+        at_rates(same_optimizer(optimizer, model), base_rates(recording, number))
+        for number, optimizer in enumerate(recording.optimizers)
+    ]
+
+
+def stepped(recording: Recording) -> list[int]:
+    """The numbers of the optimizers that took a step: another one may only have dropped gradients."""
+    return sorted({update.optimizer for window in recording.windows for update in window.updates})
 
 
 def check_no_closure(optimizer: Optimizer) -> None:
@@ -100,6 +106,8 @@ def updates_of(recording: Recording, number: int) -> list[Update]:
 def base_rates(recording: Recording, number: int) -> list[float]:
     """Each group's learning rate before any schedule: what its scheduler says, otherwise the largest that was seen."""
     updates = updates_of(recording, number)
+    if not updates:
+        return [float(group["lr"]) for group in recording.optimizers[number].param_groups]
     groups = range(len(updates[0].settings))
     return [
         float(updates[0].settings[g].get("initial_lr", max(float(u.settings[g]["lr"]) for u in updates)))
@@ -109,8 +117,9 @@ def base_rates(recording: Recording, number: int) -> list[float]:
 
 def schedule_seen(recording: Recording) -> Callable[[int], float] | None:
     """step -> factor on the base rate: as seen, then as the scheduler goes on, else the last one; None: always 1."""
-    base = base_rates(recording, 0)[0]
-    rates = [float(update.settings[0]["lr"]) for update in updates_of(recording, 0)]
+    number = stepped(recording)[0]
+    base = base_rates(recording, number)[0]
+    rates = [float(update.settings[0]["lr"]) for update in updates_of(recording, number)]
     if base == 0 or all(rate == base for rate in rates):
         return None
     factors = [rate / base for rate in rates]
@@ -121,7 +130,7 @@ def schedule_seen(recording: Recording) -> Callable[[int], float] | None:
 def scheduler_that_gives(recording: Recording, factors: Sequence[float]) -> Callable[[int], float] | None:
     """The script's scheduler as a function of the optimizer step, where it gives the factors that were seen."""
     for scheduler in recording.schedulers:
-        if getattr(scheduler, "optimizer", None) is not recording.optimizers[0]:
+        if getattr(scheduler, "optimizer", None) is not recording.optimizers[stepped(recording)[0]]:
             continue
         with suppress(Exception):  # a stranger's scheduler, or one that wants a metric
             schedule = schedule_of(scheduler)

@@ -121,7 +121,7 @@ class Recording:
     Args:
         name: of the script.
         events: in order.
-        optimizers: in the order of their first step.
+        optimizers: in the order in which they first dropped gradients or stepped.
         schedulers: in the order in which they were made.
         modules: those that were called from outside of any other, in order of their first call.
         initial: the numbers that modules and optimizers held before the first step: (tensor, its value then).
