@@ -452,8 +452,11 @@ class Trials:
         return self._run("training one batch longer", [(self._repaired(confirmed), steps, "one batch")])[0]
 
     def _learned_below(self, outcomes: Sequence[Outcome]) -> float:
-        """FITS_BELOW nats; as much of the first loss where the loss is not in nats."""
-        return FITS_BELOW if gives_classes(self.subject) else FITS_BELOW * first_loss(outcomes)
+        """FITS_BELOW nats above what smoothed labels leave; FITS_BELOW of the first loss where it is not in nats."""
+        if not gives_classes(self.subject):
+            return FITS_BELOW * first_loss(outcomes)
+        left = [each.lowest_possible if each.honest is None else each.honest_lowest for each in outcomes]
+        return FITS_BELOW + (mean_or_none(left) or 0.0)
 
     def _beats_frequencies(self, ids: frozenset[str], *, required: bool) -> Milestone | None:
         """Whether the held-out loss is below that of the token frequencies; None without text."""

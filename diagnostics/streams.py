@@ -19,7 +19,7 @@ from diagnostics.ways import ClassLoss, ClassLosses, LossSeenError, primary
 
 SHIFTS = (1, 0, 2, -1)  # of the inputs against the targets, in the order in which they are looked for; 1 is healthy
 IGNORED_BY_HABIT = (-100, 0, 1)  # what losses written out by hand leave out
-MOST_SMOOTHED = 0.9  # of a label's weight may go to other classes: more is no loss of that label
+MOST_SMOOTHED = 0.95  # of a label's weight may go to other classes: more is no loss of that label
 ENOUGH = 2  # different tokens must agree before a shift is believed
 Loss = Callable[[nn.Module, Batch], Float[Tensor, ""]]
 

@@ -18,6 +18,7 @@ from diagnostics.model_call import shift_of
 from diagnostics.probes.one_batch import lowest_possible
 from diagnostics.probes.random_token_loss import learn_random_tokens
 from diagnostics.probes.untrained_loss import kept_targets
+from diagnostics.smoothing import NONE, smoothing
 from diagnostics.subject import Batch, Subject, TokenView
 
 Regime = Literal["one batch", "fresh batches", "random tokens"]
@@ -45,7 +46,9 @@ class Outcome:
             tokens that nobody can predict is below what is possible. None without a token view.
         evaluated: the validation loss as the user computes it; None where the subject does not say how.
         bits_per_byte: the honest loss on held-out text in bits per byte; None without a text view.
-        lowest_possible: what no honest model can beat on the one batch (equal contexts, different targets), nats.
+        lowest_possible: what no honest model can beat on the one batch (equal contexts, different targets, smoothed
+            labels), nats.
+        honest_lowest: what smoothed labels leave of the honest loss once the one batch is known by heart, nats.
         failure: what the run raised, in one line.
     """
 
@@ -58,6 +61,7 @@ class Outcome:
     evaluated: float | None = None
     bits_per_byte: float | None = None
     lowest_possible: float = 0.0
+    honest_lowest: float = 0.0
     failure: str | None = None
 
 
@@ -166,7 +170,8 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
                 bench.one_batch() if one else bench.fresh_batches(), steps, stop_below=FITTED_BELOW if one else None
             )
             honest = honest_loss(bench, [bench.batch(0)] if one else bench.heldout_batches(HELDOUT_BATCHES))
-            lowest = lowest_possible(bench) if one else 0.0
+            smoothed = smoothing(bench) if one else NONE
+            lowest = lowest_possible(bench) + smoothed.floor if one else 0.0
             hidden = None if one else hidden_loss(bench)
             evaluated = None if one or subject.evaluate is None else float(subject.evaluate(bench.model))
     except Exception as error:  # a stranger's code, changed by us, may raise anything
@@ -185,6 +190,7 @@ def train_once(subject: Subject, *, regime: Regime, seed: int, steps: int) -> Ou
         evaluated=evaluated,
         bits_per_byte=bits,
         lowest_possible=lowest,
+        honest_lowest=smoothed.left,
     )
 
 

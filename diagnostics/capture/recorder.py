@@ -28,6 +28,8 @@ PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device,
 SCRIPT_NODES = 20_000  # since the last step; a script that computes more between two steps is not being trained then
 IDLE_BYTES = 2**28  # the same for a validation: its results are let go by the script, and so by us
 GROWTH = 4  # a tensor that a batch is cut out of: at most so many times as large, else the cut is the batch
+SUMMED = 1_000_000  # numbers that a sum, a mean or a count is made of: of more than that it is a fact of the data
+CHOOSING = frozenset(["__getitem__", "narrow", "select", "split", "chunk", "unbind", "tensor_split", "unfold"])
 DRAWN = """
 rand randn randint randperm rand_like randn_like randint_like bernoulli bernoulli_ multinomial normal normal_ uniform_
 random_ dropout dropout_ exponential_ poisson
@@ -439,7 +441,8 @@ class Slice:
         if len(slots) > 1 and (node.edits or called == "__getitem__"):  # filled from, or chosen by, other tensors
             return False
         given = sum(tensor.numel() for _, tensor in leaves(node.result))
-        return all(self._tensor(slot).numel() <= GROWTH * given for slot in slots)
+        taken = max((self._tensor(slot).numel() for slot in slots), default=0)
+        return taken <= GROWTH * given or (called not in CHOOSING and taken <= SUMMED)
 
     def _tensor(self, slot: Result | Loose) -> Shaped[Tensor, "..."]:
         return slot.tensor if isinstance(slot, Loose) else at(self.nodes[slot.node].result, slot.path)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diagnostics.bench import Bench
 from diagnostics.model_call import call_arguments
 from diagnostics.probe import Probe
+from diagnostics.smoothing import smoothing
 from diagnostics.subject import Batch, Subject
 from diagnostics.watch import ForwardWatch, LossCall, storage, watched_loss
 
@@ -54,7 +55,7 @@ class LossAccount:
         kept: those that the calls did not leave out.
         kept_later: the same in the second batch.
         classes: width of a row.
-        label_smoothing: the largest of the calls.
+        label_smoothing: the largest of the calls; of a loss that is written out, what it comes to.
         loss: the loss itself, nats.
         cross_entropy: weighted sum of the targets' cross-entropies; what belongs to the data.
         share: what the targets count for.
@@ -107,7 +108,7 @@ def loss_account(bench: Bench) -> LossAccount:
         kept=sum(len(call.targets) for call in calls),
         kept_later=sum(len(call.targets) for call in second_batch(bench, model)),
         classes=0 if first is None else first.scores.shape[1],
-        label_smoothing=max((float(call.label_smoothing) for call in calls), default=0.0),
+        label_smoothing=max((smoothing(bench).amount, *(float(call.label_smoothing) for call in calls))),
         loss=float(loss.detach()),
         cross_entropy=None if data is None else float(data.detach()),
         share=None if weights is None else share_of(rows, weights),

@@ -62,7 +62,7 @@ def diagnose(
     ] = None,
     wandb: WandbOption = "auto",
     steps: Annotated[int, typer.Option(help="Optimizer steps that a script is watched for.", min=2)] = 200,
-    watch: Annotated[
+    observe: Annotated[
         float, typer.Option(help="Seconds of training that a script is watched for, whichever comes first.", min=1)
     ] = 60.0,
     scratch: Annotated[
@@ -80,33 +80,51 @@ def diagnose(
     offline), report.md, diagnosis.json, for a recipe also the run's record, and a Weights & Biases run.
     """
     trials = {"seeds": tuple(range(seeds)), "workers": workers, "seconds": seconds}
-    if target is not None:
-        if recipe is not None or changes:
-            raise ValueError(f"--{'set' if recipe is None else 'recipe'} is about recipes; {target} is your own setup")
-        if target.endswith(".py"):
-            diagnose_script(
-                target, tuple(arguments or ()), out, trials, Watching(steps, watch, scratch, quiet), wandb=wandb
-            )
-        elif arguments:
-            raise ValueError(f"{arguments[0]} is too much; only a script takes arguments of its own")
-        else:
-            diagnose_own(target, out, trials, wandb=wandb)
-        return
-    config = override(configured(recipe or STANDARD, changes, wandb=wandb), {"train.log_every": 1})
-    folder = results_folder(out, f"diagnose-{config.name}")
-    record = standing_run(config, folder / "run")
-    found = examined(config, record, trials)
-    tell(found, config, folder, record)
+    how = Watching(steps, observe, scratch, quiet)
+    check_target(target, arguments, how, of_recipes="recipe" if recipe else "set" if changes else "")
+    if target is not None and target.endswith(".py"):
+        diagnose_script(target, tuple(arguments or ()), out, trials, how, wandb=wandb)
+    elif target is not None:
+        diagnose_own(target, out, trials, wandb=wandb)
+    else:
+        diagnose_recipe(recipe or STANDARD, changes, out, trials, wandb=wandb)
 
 
 @dataclass(frozen=True)
 class Watching:
-    """How a script is watched."""
+    """How a script is watched: for so many optimizer steps or seconds, in a copy of its folder, without its output."""
 
-    steps: int
-    seconds: float
-    scratch: bool
-    quiet: bool
+    steps: int = 200
+    seconds: float = 60.0
+    scratch: bool = False
+    quiet: bool = False
+
+
+def check_target(target: str | None, arguments: list[str] | None, how: Watching, *, of_recipes: str) -> None:
+    """Raises ValueError where an option is about another kind of target.
+
+    Args:
+        of_recipes: the name of an option about recipes that was given; empty where none was.
+    """
+    if target is not None and of_recipes:
+        raise ValueError(f"--{of_recipes} is about recipes; {target} is your own setup")
+    if target is not None and target.endswith(".py"):
+        return
+    if arguments:
+        raise ValueError(f"{arguments[0]} is too much; only a script takes arguments of its own")
+    if how != Watching():
+        raise ValueError("--steps, --observe, --scratch and --quiet say how a script is watched; give a SCRIPT.py")
+
+
+def diagnose_recipe(
+    name: str, changes: list[str] | None, out: Path | None, trials: dict[str, Any], *, wandb: str
+) -> None:
+    """Train a recipe to where its loss stands, and explain that."""
+    config = override(configured(name, changes, wandb=wandb), {"train.log_every": 1})
+    folder = results_folder(out, f"diagnose-{config.name}")
+    record = standing_run(config, folder / "run")
+    found = examined(config, record, trials)
+    tell(found, config, folder, record)
 
 
 def diagnose_script(

@@ -171,3 +171,8 @@ def test_a_target_that_is_none_is_one_line(target: str, message: str, run: Any) 
 @pytest.mark.parametrize("option", [["--recipe", "small"], ["--set", "optim.lr=1"]], ids=["recipe", "set"])
 def test_options_of_recipes_are_refused(option: list[str], run: Any, own: Path) -> None:
     assert refused(run("diagnose", f"{own}:make_subject", *option), f"{option[0]} is about recipes")
+
+
+@pytest.mark.parametrize("option", ["--scratch", "--quiet", "--steps=5", "--observe=7"])
+def test_options_of_scripts_are_refused_elsewhere(run: Any, refused: Any, option: str) -> None:
+    assert refused(run("diagnose", option), "say how a script is watched; give a SCRIPT.py")
