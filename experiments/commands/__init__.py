@@ -59,6 +59,7 @@ COMMANDS = (
 SHORT_HELP = {
     "diagnose": "Explain the loss of your training script, of a setup or a recipe.",
     "watch": "Run your training script, and warn when something is wrong.",
+    "search": "Search for better values, and say whether values are the answer.",
     "benchmark": "Count how often a diagnosis is right, or what looking on costs.",
 }
 CLASSES = {"diagnose": ScriptCommand, "watch": ScriptCommand}

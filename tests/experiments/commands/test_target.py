@@ -174,5 +174,5 @@ def test_options_of_recipes_are_refused(option: list[str], run: Any, own: Path) 
 
 
 @pytest.mark.parametrize("option", ["--scratch", "--quiet", "--steps=5", "--observe=7"])
-def test_options_of_scripts_are_refused_elsewhere(run: Any, refused: Any, option: str) -> None:
+def test_options_of_scripts_are_refused_elsewhere(run: Any, option: str) -> None:
     assert refused(run("diagnose", option), "say how a script is watched; give a SCRIPT.py")
