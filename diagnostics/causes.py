@@ -424,7 +424,7 @@ class Trials:
         """What holds with exactly the confirmed causes repaired (or as it stands, where there is none)."""
         plan: list[tuple[frozenset[str], Regime]] = [(confirmed, "one batch"), (confirmed, "fresh batches")]
         code_only = self._code_alone(confirmed)
-        self._make("training with the proposed repairs", [*plan, (code_only, "fresh batches")])
+        self._make("training with the proposed repairs", [*plan, (code_only, "fresh batches")], needed=1)
         if not self.runs:
             return ()
         used = ", when the model is used as in generation" if self.subject.token_view else ""

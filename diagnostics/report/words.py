@@ -70,6 +70,8 @@ def _placebo(trial: Trial) -> str:
 
 def milestone_in_words(milestone: Milestone, over: Sequence[int]) -> str:
     """The claim, whether it holds, and the values of each seed."""
+    if not milestone.values:
+        return f"this was not measured: {milestone.claim}"
     each = f"{values(milestone.values)} {milestone.unit} ({seeds(over)})"
     line = f"{number(milestone.bound)}, {milestone.bound_is}"
     if milestone.reached:
