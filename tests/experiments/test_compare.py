@@ -15,7 +15,7 @@ from pandas.testing import assert_frame_equal
 from experiments.compare import Frames, compare, differing, failures, labels, load_runs, write_table
 from experiments.condition import parse
 from experiments.config import RunConfig, override, to_dict
-from tests.experiments.reading_server import serving_readers
+from tests.experiments.loopback import serving
 from tests.experiments.written_runs import falling, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def read_elsewhere(to: Path, *sources: str, **environment: str) -> Frames:
 
 def test_records_and_a_wandb_server_compare_the_same(tiny: RunConfig, tmp_path: Path) -> None:
     """The real client tells a server on this machine, the real public API asks it."""
-    with serving_readers() as server:
+    with serving() as server:
         online = {"WANDB_MODE": "online", "WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server.url}
         grouped = override(tiny, {"track.group": "warm", "track.mode": "online"})
         train_four(grouped, tmp_path / "trained", **online)
@@ -112,7 +112,7 @@ def test_records_and_a_wandb_server_compare_the_same(tiny: RunConfig, tmp_path: 
 
 
 def test_a_wandb_path_that_names_no_run_is_one_line(tmp_path: Path) -> None:
-    with serving_readers() as server:
+    with serving() as server:
         online = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": server.url}
         around = os.environ | {"PYTHONPATH": str(ROOT), **online}
         for source, message in (
