@@ -12,9 +12,10 @@ from diagnostics.adapt import check_scope, default_build, token_view_or_reason
 from diagnostics.bench import private_randomness
 from diagnostics.capture.optimization import USUAL, factories_of, loop_of, schedule_seen, stepped, together
 from diagnostics.capture.passes import data_of
+from diagnostics.capture.recorder import is_table
 from diagnostics.capture.recording import Recording
 from diagnostics.capture.replay import Reproduction, as_seen, in_usual_order, reproduced
-from diagnostics.capture.replica import Replica, is_table, named_tensors, replica_of
+from diagnostics.capture.replica import Replica, named_tensors, replica_of
 from diagnostics.capture.tape import RecordedBatch, Tape, held
 from diagnostics.copies import model_copy, private_model
 from diagnostics.leaves import leaves

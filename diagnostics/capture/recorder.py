@@ -438,6 +438,8 @@ class Slice:
         called, slots = getattr(node.call, "__name__", ""), list(slots_of(node))
         if called in FETCHING or "out" in node.kwargs or len(slots) > 3:
             return False
+        if turns(node) and any(is_table(tensor) for _, tensor in leaves(node.result)):
+            return False
         if len(slots) > 1 and (node.edits or called == "__getitem__"):  # filled from, or chosen by, other tensors
             return False
         given = sum(tensor.numel() for _, tensor in leaves(node.result))
@@ -472,6 +474,20 @@ def free_name(name: str, taken: Container[str]) -> str:
 
 SCALINGS = {"div": True, "__truediv__": True, "true_divide": True, "mul": False, "__mul__": False, "__rmul__": False}
 """Functions that a loss is divided with (True) or multiplied by a part of one."""
+
+
+def turns(node: RawNode) -> bool:
+    """Whether a call changes the order of axes: a batch is what lies as the model takes it, times or samples first."""
+    return getattr(node.call, "__name__", "") in TURNING or node.call in TURNED
+
+
+TURNED = tuple(vars(Tensor.__base__)[name].__get__ for name in ("T", "mT"))  # as attributes
+TURNING = frozenset(["t", "transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims"])
+
+
+def is_table(tensor: Shaped[Tensor, "..."]) -> bool:
+    """Whether this holds whole numbers."""
+    return not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
 def slots_of(node: RawNode) -> Iterator[Result | Loose]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from diagnostics.capture.recorder import Forward, Loose, Part, RawNode, free_name, slots_of
+from diagnostics.capture.recorder import Forward, Loose, Part, RawNode, free_name, is_table, slots_of
 from diagnostics.capture.recording import Backward, Event, Pass, Reading, Recording, Window
 from diagnostics.capture.tape import Given, Held, Node, Parts, RecordedBatch, Result, Tape
 from diagnostics.copies import model_copy
@@ -260,11 +260,6 @@ def constants(forwards: Sequence[Forward]) -> set[int]:
     first = forwards[0]
     tables = {source for name, source in first.sources.items() if is_table(first.batch[name])}
     return always - tables
-
-
-def is_table(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Whether this holds whole numbers."""
-    return not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
 def played_of(forward: Forward, value: float, backwards: int, names: Names) -> Played:
