@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diagnostics.adapt import check_scope, default_build, token_view_or_reason
 from diagnostics.bench import private_randomness
 from diagnostics.capture.optimization import USUAL, factories_of, loop_of, schedule_seen, stepped, together
-from diagnostics.capture.passes import data_of
+from diagnostics.capture.passes import data_of, is_always_the_same
 from diagnostics.capture.recorder import is_table
 from diagnostics.capture.recording import Recording
 from diagnostics.capture.replay import Reproduction, as_seen, in_usual_order, reproduced
@@ -190,6 +190,8 @@ def notes_on(
         yield "its first losses could not be played again from the start: a step of it has losses of several kinds"
     else:
         yield f"its first {len(found.seen)} losses, played again from the start, differ by up to {found.worst:.3g}"
+    if is_always_the_same(replica.batches):
+        yield "every step was given the same batch: that is a check whether one batch can be learned, or a mistake"
     if replica.heldout:
         yield f"{len(replica.heldout)} batches of its validation were seen"
     if starts:

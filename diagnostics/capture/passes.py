@@ -95,6 +95,11 @@ def repeats(batches: Sequence[RecordedBatch], first: Sequence[RecordedBatch]) ->
     return bool(later) and all(alike(batch, first[i % len(first)]) for i, batch in enumerate(later))
 
 
+def is_always_the_same(batches: Sequence[RecordedBatch]) -> bool:
+    """Whether every batch is the first one again."""
+    return len(batches) > 1 and all(alike(batches[0], batch) for batch in batches[1:])
+
+
 def alike(one: RecordedBatch, other: RecordedBatch) -> bool:
     """Whether two batches hold the same numbers."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -9,7 +9,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
 from diagnostics.capture.captured import captured
-from diagnostics.capture.passes import EPOCH, alike, in_orders_of_the_seed, repeated, repeats
+from diagnostics.capture.passes import EPOCH, alike, in_orders_of_the_seed, is_always_the_same, repeated, repeats
 from diagnostics.capture.tape import RecordedBatch
 from diagnostics.subject import Subject
 from tests.diagnostics.capture.training import ROWS, network, points, watched
@@ -206,3 +206,10 @@ def test_batches_are_alike_where_names_and_numbers_are() -> None:
     assert alike(one, RecordedBatch(tokens=torch.arange(5)))
     assert not alike(one, RecordedBatch(tokens=torch.arange(7)))
     assert not alike(one, RecordedBatch(words=torch.arange(5)))
+
+
+def test_one_batch_for_ever_is_seen_and_two_are_not() -> None:
+    first, second = RecordedBatch(x=torch.arange(3)), RecordedBatch(x=torch.arange(3) + 1)
+    assert is_always_the_same([first, RecordedBatch(x=torch.arange(3)), first])
+    assert not is_always_the_same([first, second])
+    assert not is_always_the_same([first])
