@@ -45,7 +45,10 @@ FIRST_CAUSE = (  # a case of every script, and of every kind of fault; the other
     "workers:healthy",
 )
 
-by_id = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+every = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.id, marks=[pytest.mark.slow] if case.expected else []) for case in CASES],
+)
 healthy = pytest.mark.parametrize("case", [case for case in CASES if not case.expected], ids=lambda case: case.id)
 early = pytest.mark.parametrize(
     "case", [case for case in CASES if case.expected and case.id not in NOT_YET], ids=lambda case: case.id
@@ -54,13 +57,17 @@ Look = Callable[[ScriptCase], dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def looked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what a few steps of every case showed, see `looking`."""
+def looked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a few steps of every case that a test of this run asks for showed, see `looking`."""
     folder = tmp_path_factory.mktemp("looked")
-    for case in CASES:
+    asking = [
+        item for item in request.session.items if isinstance(item, pytest.Function) and "seen" in item.fixturenames
+    ]
+    cases = {each.id: each for each in (item.callspec.params["case"] for item in asking)}
+    for case in cases.values():
         (folder / case.id).mkdir()
         case.write(folder / case.id)
-    ids = [case.id for case in CASES]
+    ids = [*cases]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         command = [sys.executable, "-P", looking.__file__, str(STEPS), str(folder)]
@@ -88,7 +95,7 @@ def test_the_first_losses_are_those_of_the_script_alone(case: ScriptCase, seen: 
     assert seen(case)["losses"] == alone
 
 
-@by_id
+@every
 def test_the_first_losses_played_again_are_the_same_to_the_last_digit(case: ScriptCase, seen: Look) -> None:
     assert seen(case)["exact"]
 
@@ -98,6 +105,7 @@ def test_forward_passes_find_nothing_in_a_healthy_script(case: ScriptCase, seen:
     assert set(seen(case)["alarms"]) == HARMLESS.get(case.id, set())
 
 
+@pytest.mark.slow
 @early
 def test_forward_passes_find_what_is_wrong(case: ScriptCase, seen: Look) -> None:
     assert case.expected in seen(case)["present"]

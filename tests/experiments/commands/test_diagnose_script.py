@@ -200,6 +200,7 @@ class TestTheScriptsOwnWorld:
         assert ended.seen["steps"] == 5
 
 
+@pytest.mark.slow
 class TestHowItEnds:
     """Every end of a script that trained gives a report; every other one a line."""
 
@@ -410,6 +411,7 @@ def wait_for(holds: Callable[[], bool], process: "subprocess.Popen[str] | None" 
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 class TestInterrupted:
     """Ctrl-C ends what is going on, and nothing survives the command."""
