@@ -41,7 +41,7 @@ def observe(
         steps: of its first optimizer.
         seconds: from its first forward pass on.
         instead_of_ending: called with the recording where the script catches every exception that would end it, in the
-            middle of it; must not return. None: the script goes on to its end.
+            middle of it; must not return. None: the script goes on to its end, unseen.
 
     Raises:
         ValueError: it is no Python file that can be read and compiled.
@@ -50,11 +50,13 @@ def observe(
     limit = Limit(steps, seconds)
 
     def after_step(done: int) -> None:
-        if instead_of_ending is not None and limit.told > TRIES:
-            observer.__exit__()
-            recording.ending = "enough"
+        if limit.told <= TRIES:
+            limit.check(observer)
+            return
+        observer.__exit__()
+        recording.ending = "enough"
+        if instead_of_ending is not None:
             instead_of_ending(recording)
-        limit.check(observer)
 
     observer = Observer(recording, after_step)
     began = time.perf_counter()

@@ -101,15 +101,15 @@ class Observer:
         enter(replaced(DataLoader, "__iter__", self._pass_begins))
         self._stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
         self._stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
-        self._stack.callback(self.recorder.close)
         self.recorder.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Torch is what it was; may be called again."""
+        """Torch is what it was; may be called again, and is to be after one within a call of a torch function."""
         if self._step is not None:
             self._step.close()
             self._step = None
+        self.recorder.close()
         self._stack.close()
         if self.began is not None:
             self.recording.seconds = time.perf_counter() - self.began
