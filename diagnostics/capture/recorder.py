@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from diagnostics.capture.tape import Given, Result, Surroundings, at
-from diagnostics.leaves import changed, leaves
+from diagnostics.leaves import Path, changed, leaves
 from diagnostics.model_call import argument_names
 from diagnostics.watch import LOSSES, REGRESSIONS
 
@@ -391,13 +391,13 @@ class Slice:
         if index not in self.trained:
             node = self.nodes[index]
             self.trained[index] = isinstance(node.call, Part)  # also ends the recursion where a node edits its own
-            self.trained[index] |= any(self._depends(slot) for slot in slots_of(node))
+            self.trained[index] |= not carries_over(node) and any(self._depends(slot) for slot in slots_of(node))
         return self.trained[index]
 
     def _depends(self, slot: Result | Loose) -> bool:
         if isinstance(slot, Result):
             return self._is_trained(slot.node)
-        if slot.tensor.requires_grad and not slot.tensor.is_leaf:
+        if is_hidden(slot.tensor):
             raise UnplayableError(HIDDEN)
         return slot.tensor.requires_grad
 
@@ -412,7 +412,7 @@ class Slice:
         node = self.nodes[slot.node]
         if not node.around.grad and not node.edits and any(t.requires_grad for _, t in leaves(node.result)):
             raise UnplayableError(HIDDEN)  # torch gave the gradient to it afterwards
-        if not self._is_trained(slot.node) and not self._stays(node):
+        if not self._is_trained(slot.node) and not self._stays(node, slot.path):
             self._begin(slot, name, at(node.result, slot.path), 0)
             return
         self.order.add(slot.node)
@@ -433,16 +433,17 @@ class Slice:
         self.batch[said] = self.before.get(id(tensor), (tensor, tensor.detach().clone()))[1]
         self.sources[said] = source
 
-    def _stays(self, node: RawNode) -> bool:
+    def _stays(self, node: RawNode, path: Path) -> bool:
         """Whether a call that has nothing to do with the model is part of the tape, and not of fetching a batch."""
         called, slots = getattr(node.call, "__name__", ""), list(slots_of(node))
-        if called in FETCHING or "out" in node.kwargs or len(slots) > 3:
+        if called in FETCHING or "out" in node.kwargs or len(slots) > 3 or carries_over(node):
             return False
         if turns(node) and any(is_table(tensor) for _, tensor in leaves(node.result)):
             return False
         if len(slots) > 1 and (node.edits or called == "__getitem__"):  # filled from, or chosen by, other tensors
             return False
-        given = sum(tensor.numel() for _, tensor in leaves(node.result))
+        chosen = at(node.result, path) if called in CHOOSING else node.result  # one piece of all that a split gives
+        given = sum(tensor.numel() for _, tensor in leaves(chosen))
         taken = max((self._tensor(slot).numel() for slot in slots), default=0)
         return taken <= GROWTH * given or (called not in CHOOSING and taken <= SUMMED)
 
@@ -482,7 +483,19 @@ def turns(node: RawNode) -> bool:
 
 
 TURNED = tuple(vars(Tensor.__base__)[name].__get__ for name in ("T", "mT"))  # as attributes
+DATA_OF = vars(Tensor.__base__)["data"].__get__
 TURNING = frozenset(["t", "transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims"])
+
+
+def carries_over(node: RawNode) -> bool:
+    """Whether a call takes numbers out of a graph that was not seen: a state from before the last optimizer step."""
+    detaches = getattr(node.call, "__name__", "") == "detach" or node.call == DATA_OF
+    return detaches and all(isinstance(slot, Loose) and is_hidden(slot.tensor) for slot in slots_of(node))
+
+
+def is_hidden(tensor: Shaped[Tensor, "..."]) -> bool:
+    """Whether a tensor that nobody was seen to make has a gradient that leads on."""
+    return tensor.requires_grad and not tensor.is_leaf
 
 
 def is_table(tensor: Shaped[Tensor, "..."]) -> bool:
