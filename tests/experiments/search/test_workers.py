@@ -77,7 +77,7 @@ def test_a_worker_elsewhere_is_dead_once_its_beat_stands_still(monkeypatch: pyte
     now = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
     signed = {"machine": "another one", "pid": 7, "started": "11"}
-    watch = Watch(stale_seconds=60)
+    watch = Watch(stale_seconds=60.0)
     answers = []
     for second, beat in [(0, 1), (59, 1), (61, 2), (119, 2), (122, 2)]:
         now[0] = float(second)
