@@ -31,10 +31,8 @@ class Smoothing:
         >>> round(Smoothing(amount=0.1, classes=2).floor, 4)
         0.1985
         """
-        other = self.amount / self.classes
-        return (
-            0.0 if not self.amount else -self._own * math.log(self._own) - (self.classes - 1) * other * math.log(other)
-        )
+        shares = [self._own, *[self.amount / self.classes] * (self.classes - 1)]
+        return -sum(share * math.log(share) for share in shares if share > 0)
 
     @property
     def left(self) -> float:

@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from diagnostics.leaves import Path, changed, leaves
+from diagnostics.smoothing import MOST, SAME, between
 from diagnostics.subject import Batch, TokenView
 from diagnostics.ways import ClassLoss, ClassLosses, LossSeenError, primary
 
 SHIFTS = (1, 0, 2, -1)  # of the inputs against the targets, in the order in which they are looked for; 1 is healthy
 IGNORED_BY_HABIT = (-100, 0, 1)  # what losses written out by hand leave out
-MOST_SMOOTHED = 0.95  # of a label's weight may go to other classes: more is no loss of that label
 ENOUGH = 2  # different tokens must agree before a shift is believed
 Loss = Callable[[nn.Module, Batch], Float[Tensor, ""]]
 
@@ -340,12 +340,10 @@ def is_smoothed(
     other = changed(batch, lambda path, leaf: leaf.flip(batch_axis) if path == targets.path else leaf)
     amounts = []
     for each in (batch, other):
-        logits, aims = scores(model, each).flatten(0, 1), find_part(each, targets, batch_axis).flatten()
-        plain, even = (
-            F.cross_entropy(logits, aims, ignore_index=targets.ignore, label_smoothing=amount) for amount in (0.0, 1.0)
-        )
-        amounts.append(float((loss(model, each) - plain) / (even - plain)))
-    return MOST_SMOOTHED >= amounts[0] > 0 and math.isclose(*amounts, rel_tol=1e-3)
+        aims = find_part(each, targets, batch_axis)
+        kept = aims != targets.ignore
+        amounts.append(between(loss(model, each), scores(model, each)[kept], aims[kept]).amount)
+    return MOST >= amounts[0] > 0 and math.isclose(*amounts, rel_tol=SAME)
 
 
 def by_hand(ignore: int) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:

@@ -11,11 +11,10 @@ Blind spots:   smoothing written out by hand other than with one-hot rows.
 Source:        Vaswani et al. 2017, section 5.4: 0.1. STRONG: ours, three times that.
 """
 
-import math
-
 from diagnostics.fault import Fault, Verdict, absent, not_tested, present
 from diagnostics.interventions.usual_smoothing import USUAL_SMOOTHING, smoothed_by
 from diagnostics.probes.loss_account import LOSS_ACCOUNT, LossAccount
+from diagnostics.smoothing import Smoothing
 from diagnostics.subject import Subject
 
 STRONG = 0.3
@@ -26,7 +25,7 @@ def judge(account: LossAccount) -> Verdict:
     """Present where the smoothed target is far from one-hot."""
     if account.function is None:
         return not_tested("no call of cross_entropy or nll_loss was seen while the loss was computed")
-    floor = smoothing_floor(account.label_smoothing, account.classes)
+    floor = Smoothing(amount=account.label_smoothing, classes=max(1, account.classes)).floor
     numbers = {"label smoothing": account.label_smoothing, "floor": floor}
     said = f"label smoothing is {account.label_smoothing:.3g}"
     if account.label_smoothing < STRONG:
@@ -35,15 +34,6 @@ def judge(account: LossAccount) -> Verdict:
         f"{said} over {account.classes} classes: the entropy of such a target is {floor:.4f}, and no loss is lower",
         **numbers,
     )
-
-
-def smoothing_floor(smoothing: float, classes: int) -> float:
-    """Entropy in nats of a target that is smoothed so."""
-    if classes < 2:
-        return 0.0
-    other = smoothing / classes
-    shares = [1 - smoothing + other, *[other] * (classes - 1)]
-    return -sum(share * math.log(share) for share in shares if share > 0)
 
 
 def plant(subject: Subject) -> Subject:
