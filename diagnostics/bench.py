@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from diagnostics.copies import model_copy, private_model
 from diagnostics.subject import Batch, Subject, TokenView
 
+EPOCH = 7919  # between the seeds of one pass over the data and the next
 FROZEN_STEPS = 10  # this many steps in a row without any gradient, and nothing can move any more
 
 
@@ -151,7 +152,7 @@ class Bench:
 
 def passes(batches: Callable[[int], Iterator[Batch]], seed: int) -> Iterator[Batch]:
     """The subject's passes over its data, one after the other, each with a seed of its own."""
-    return chain.from_iterable(batches(seed + 7919 * epoch) for epoch in iter(range(10**6)))
+    return chain.from_iterable(batches(seed + EPOCH * epoch) for epoch in iter(range(10**6)))
 
 
 def set_rates(optimizer: Optimizer, rates: list[float], factor: float) -> None:

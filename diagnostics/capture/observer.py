@@ -177,9 +177,10 @@ class Observer:
         @wraps(original)
         def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
             roots = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-            recorded = self.recorder.on and self._is_ours()
+            ours = self._is_ours()
+            recorded = self.recorder.on and ours
             with self.recorder.paused():
-                if (recorded or self.resting) and self._is_ours() and len(roots) == 1 and roots[0].numel() == 1:
+                if (recorded or (self.resting and ours)) and len(roots) == 1 and roots[0].numel() == 1:
                     self.on_loss(self._unscaled(roots[0]))
                 if recorded:
                     self._note_backward(roots, grad_tensors)

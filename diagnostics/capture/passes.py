@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from diagnostics.bench import EPOCH
 from diagnostics.capture.recording import Event, Pass
 from diagnostics.capture.tape import RecordedBatch
 from diagnostics.subject import Batch
-
-EPOCH = 7919  # what a bench adds to the seed from one pass to the next
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from diagnostics.batch_rows import batch_key, labels_of, plain, row_keys, row_parts
-from diagnostics.bench import Bench
+from diagnostics.bench import EPOCH, Bench
 from diagnostics.probe import Probe
 from diagnostics.subject import Batch
 from diagnostics.watch import TorchCalls
@@ -22,7 +22,6 @@ BATCHES = 64  # of the first pass, at most
 OTHERS = 6  # batches of each further pass
 PASSES = 3
 FEW = 7
-EPOCH = 7919  # what the bench adds to the seed from one pass to the next
 FEW_CLASSES = 0.5  # whole numbers with fewer different values than this share of the rows are classes
 
 

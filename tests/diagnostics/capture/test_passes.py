@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
+from diagnostics.bench import EPOCH
 from diagnostics.capture.captured import captured
-from diagnostics.capture.passes import EPOCH, alike, in_orders_of_the_seed, is_always_the_same, repeated, repeats
+from diagnostics.capture.passes import alike, in_orders_of_the_seed, is_always_the_same, repeated, repeats
 from diagnostics.capture.tape import RecordedBatch
 from diagnostics.subject import Subject
 from tests.diagnostics.capture.training import ROWS, network, points, watched
