@@ -75,12 +75,11 @@ class Observer:
         self.readings = 0
         self.bytes = 0
         self.loaders: dict[int, Any] = {}
-        self.scales: dict[int, float] = {}  # of scaled losses since the last step
+        self.scaled: dict[int, tuple[Tensor, Tensor, float]] = {}  # since the last step: loss, before scaling, factor
         self.began: float | None = None
         self._thread = threading.get_ident()
         self._stack = ExitStack()
         self._step: ExitStack | None = None
-        self._scaled: tuple[Tensor, Tensor] | None = None  # by a gradient scaler, and before
 
     def __enter__(self) -> "Observer":
         """Watch from now on; after an exit it goes on where it was."""
@@ -194,8 +193,8 @@ class Observer:
 
     def _unscaled(self, root: Tensor) -> Tensor:
         """A loss before a gradient scaler multiplied it."""
-        scaled, self._scaled = self._scaled, None
-        return (scaled[1] if scaled is not None and scaled[0] is root else root).detach()
+        _, before, _ = self.scaled.get(id(root), (root, root, 1.0))
+        return before.detach()
 
     def _note_backward(self, roots: list[Tensor], gradients: Any) -> None:
         forward, reason = None, "the recorded batches have used up their memory"
@@ -215,7 +214,7 @@ class Observer:
                 forward=forward,
                 alive=weakref.ref(roots[0]),
                 reason=reason,
-                scale=self.scales.get(id(roots[0]), 1.0),
+                scale=self.scaled[id(roots[0])][2] if id(roots[0]) in self.scaled else 1.0,
             )
         )
 
@@ -262,8 +261,8 @@ class Observer:
                 scaled = original(scaler, outputs)
             if isinstance(outputs, Tensor) and scaled is not outputs:
                 self.recorder.alias(scaled, outputs)
-                self.scales[id(scaled)] = float(scaler.get_scale())
-                self._scaled = (scaled, outputs)
+                factor = 1.0 if self.resting else float(scaler.get_scale())  # reading it waits for a GPU
+                self.scaled[id(scaled)] = (scaled, outputs, factor)
             return scaled
 
         return scale
@@ -341,7 +340,7 @@ class Observer:
         number = self._number(optimizer)
         self._note(Update(optimizer=number, settings=settings))
         self.recorder.forget()
-        self.scales.clear()
+        self.scaled.clear()
         self.first = number if self.first is None else self.first
         self.steps += number == self.first
         self.recorder.fine = self.steps < FINE_STEPS
